@@ -1,0 +1,347 @@
+"""Executes a plan of trials on warm workers: in this process, or on Ray actors with work queued ahead.
+
+A worker has imported its libraries and holds the shared objects before its first trial; short trials travel in batches;
+a worker that dies or hangs is replaced and its trials run again elsewhere. Nothing grows with the number of trials: the
+plan is an iterator and every outcome is handed on at once.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import InputError
+from cluster.signals import StopRequest
+from cluster.trial import Trial
+from cluster.worker import Attempt, Setup, Tables, Worker
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+# A call of a warm actor costs about 0.5 ms, so 50 ms of trials a call make that 1 %, and batches stay too short to
+# leave another worker idle at the end of a plan.
+_CALL_SECONDS = 0.05
+_MAX_BATCH = 256
+# Trials longer than this gain nothing from a second call waiting in the worker, and could run elsewhere instead.
+_QUEUE_AHEAD_SECONDS = 0.5
+_WAIT_SECONDS = 0.2
+_TIMEOUT_GRACE_SECONDS = 0.25
+_MAX_SETUP_DEATHS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to execute.
+
+    Args:
+        workers: number of Ray actors; 0 runs inside the calling process.
+        cpus_per_worker: CPUs each actor reserves.
+        gpus_per_worker: GPUs each actor reserves; a fraction lets several share one.
+        retries: how often a trial that failed is tried again.
+        trial_timeout: seconds a trial may take; None for no limit.
+    """
+
+    workers: int
+    cpus_per_worker: float = 1
+    gpus_per_worker: float = 0
+    retries: int = 1
+    trial_timeout: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a trial: completed with its tables, or failed with its last error."""
+
+    trial: Trial
+    status: str
+    error: str | None
+    attempts: int
+    node: str
+    device: str
+    started_at: dt.datetime
+    seconds: float
+    tables: Tables
+
+
+@dataclass
+class _Pending:
+    """A trial on its way: attempts made so far; `alone` once it is suspected of taking its worker down."""
+
+    trial: Trial
+    attempts: int = 0
+    alone: bool = False
+
+
+@dataclass
+class _Call:
+    """A batch given to an actor; `began` is when the actor could have started on it (monotonic seconds)."""
+
+    ref: Any
+    batch: list[_Pending]
+    began: float
+
+
+@dataclass
+class _Member:
+    """An actor of the pool."""
+
+    actor: Any
+    ready: Any
+    host: str = ""
+    node: str = ""
+    device: str = ""
+    calls: deque[_Call] = field(default_factory=deque)
+
+    @property
+    def started(self) -> bool:
+        return self.ready is None
+
+
+def execute(
+    trials: Iterable[Trial],
+    setup: Setup,
+    shared: Sequence[Any] = (),
+    *,
+    settings: Settings,
+    stop: StopRequest,
+    ray: ModuleType | None = None,
+) -> Iterator[tuple[list[Outcome], int]]:
+    """Run a plan of trials.
+
+    Args:
+        trials: the plan; read lazily.
+        setup: builds the task in each worker.
+        shared: what `setup` takes, put once into the object store.
+        settings: workers, retries, limits.
+        stop: checked often; once it is set, what is in flight is abandoned and the iterator ends.
+        ray: the connected `ray` module; needed unless `settings.workers` is 0.
+
+    Yields:
+        (outcomes, running): outcomes as they come (at times none, so that the caller can look up), and how many
+        trials are in flight.
+
+    Raises:
+        InputError: when no worker can be set up.
+    """
+    if settings.workers == 0:
+        yield from _execute_here(trials, setup, shared, settings, stop)
+    else:
+        assert ray is not None, "workers > 0 needs a connected ray"
+        pool = _Pool(ray, trials, setup, shared, settings)
+        try:
+            while not stop.requested and not pool.finished:
+                yield pool.step(), pool.running
+        finally:
+            pool.close()
+
+
+def _execute_here(
+    trials: Iterable[Trial], setup: Setup, shared: Sequence[Any], settings: Settings, stop: StopRequest
+) -> Iterator[tuple[list[Outcome], int]]:
+    with stop.interruptible():
+        worker = Worker(setup, *shared)
+        host, _, device = worker.describe()
+    for trial in trials:
+        for attempts in itertools.count(1):
+            if stop.requested:
+                return
+            with stop.interruptible():
+                (attempt,) = worker.run([trial], settings.trial_timeout)
+            if attempt.error is None or attempts > settings.retries:
+                break
+        if stop.requested:
+            return
+        yield [_outcome(_Pending(trial, attempts), attempt, host, device)], 1
+
+
+def _outcome(pending: _Pending, attempt: Attempt, host: str, device: str) -> Outcome:
+    status = "completed" if attempt.error is None else "failed"
+    started_at, seconds = attempt.started_at, attempt.seconds
+    return Outcome(
+        pending.trial, status, attempt.error, pending.attempts, host, device, started_at, seconds, attempt.tables
+    )
+
+
+class _Pool:
+    """Warm actors, two calls in flight each while trials are short; the driver sees every death."""
+
+    def __init__(
+        self, ray: ModuleType, trials: Iterable[Trial], setup: Setup, shared: Sequence[Any], settings: Settings
+    ) -> None:
+        self._ray = ray
+        self._plan = iter(trials)
+        self._plan_ended = False
+        self._again: deque[_Pending] = deque()
+        self._settings = settings
+        self._trial_seconds: float | None = None
+        self._setup_deaths = 0
+        self._setup = ray.put(setup)
+        self._shared = [ray.put(item) for item in shared]
+        self._actor_class = ray.remote(Worker).options(
+            num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker, max_restarts=0
+        )
+        self._members = [self._start() for _ in range(settings.workers)]
+
+    @property
+    def running(self) -> int:
+        """Trials in flight."""
+        return sum(len(call.batch) for member in self._members for call in member.calls)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every trial of the plan has its outcome."""
+        return self._plan_ended and not self._again and not self.running
+
+    def step(self) -> list[Outcome]:
+        """Hand out work, wait a moment, and return the outcomes that came."""
+        for member in self._members:
+            if member.started:
+                self._feed(member)
+        if self.finished:
+            return []
+        owners = {m.ready if not m.started else m.calls[0].ref: m for m in self._members if not m.started or m.calls}
+        refs = list(owners)
+        ready, rest = self._ray.wait(refs, num_returns=1, timeout=_WAIT_SECONDS)
+        if ready and rest:
+            ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        outcomes: list[Outcome] = []
+        for ref in ready:
+            member = owners[ref]
+            if member.started:
+                outcomes += self._collect(member)
+            else:
+                self._greet(member)
+        outcomes += self._end_overdue()
+        return outcomes
+
+    def close(self) -> None:
+        """Kill the actors: nothing of a finished plan keeps a node from scaling down."""
+        for member in self._members:
+            self._ray.kill(member.actor)
+        self._members = []
+
+    def _start(self) -> _Member:
+        actor = self._actor_class.remote(self._setup, *self._shared)
+        return _Member(actor, actor.describe.remote())
+
+    def _greet(self, member: _Member) -> None:
+        """Take up a worker that has finished its setup, or find out why it died in it."""
+        try:
+            member.host, member.node, member.device = self._ray.get(member.ready)
+        except self._ray.exceptions.RayError as error:
+            self._setup_deaths += 1
+            cause = error.__cause__ or error
+            if self._setup_deaths >= _MAX_SETUP_DEATHS or "creation task" in str(error):
+                lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+                raise InputError(f"workers: none could be set up: {lines[-1]}") from error
+            self._replace(member)
+            return
+        self._setup_deaths = 0
+        member.ready = None
+
+    def _feed(self, member: _Member) -> None:
+        seconds = self._trial_seconds
+        depth = 2 if seconds is not None and seconds < _QUEUE_AHEAD_SECONDS else 1
+        while len(member.calls) < depth:
+            batch = self._take(
+                1 if seconds is None else max(1, min(_MAX_BATCH, int(_CALL_SECONDS / max(seconds, 1e-9))))
+            )
+            if not batch:
+                return
+            for pending in batch:
+                pending.attempts += 1
+            ref = member.actor.run.remote([pending.trial for pending in batch])
+            member.calls.append(_Call(ref, batch, time.monotonic()))
+
+    def _take(self, size: int) -> list[_Pending]:
+        """Take up to `size` trials: those to be tried again first, a suspect alone."""
+        batch: list[_Pending] = []
+        while self._again and len(batch) < size:
+            if self._again[0].alone and batch:
+                break
+            batch.append(self._again.popleft())
+            if batch[-1].alone:
+                return batch
+        if not self._plan_ended and len(batch) < size:
+            new = [_Pending(trial) for trial in itertools.islice(self._plan, size - len(batch))]
+            self._plan_ended = len(new) < size - len(batch)
+            batch += new
+        return batch
+
+    def _collect(self, member: _Member) -> list[Outcome]:
+        call = member.calls.popleft()
+        now = time.monotonic()
+        if member.calls:
+            member.calls[0].began = now
+        try:
+            attempts: list[Attempt] = self._ray.get(call.ref)
+        except self._ray.exceptions.RayTaskError as error:  # e.g. a result that cannot be serialised
+            return self._blame(call, str(error).splitlines()[-1], now - call.began, member)
+        except self._ray.exceptions.RayError as error:
+            return self._lose(member, call, f"WorkerLost: {' '.join(str(error).split())[:1000]}")
+        outcomes = []
+        seconds = sum(attempt.seconds for attempt in attempts) / len(attempts)
+        self._trial_seconds = seconds if self._trial_seconds is None else 0.7 * self._trial_seconds + 0.3 * seconds
+        for pending, attempt in zip(call.batch, attempts, strict=True):
+            if attempt.error is not None and pending.attempts <= self._settings.retries:
+                self._again.append(pending)
+            else:
+                outcomes.append(_outcome(pending, attempt, member.host, member.device))
+        return outcomes
+
+    def _lose(self, member: _Member, call: _Call, error: str) -> list[Outcome]:
+        """A worker went: its queued calls were never begun; the call at its head may be the reason."""
+        seconds = time.monotonic() - call.began
+        for queued in member.calls:
+            for pending in queued.batch:
+                pending.attempts -= 1
+                self._again.append(pending)
+        member.calls.clear()
+        blameless = self._node_is_gone(member.node)
+        self._replace(member)
+        if blameless:  # the machine went, not the trial: this was no attempt
+            for pending in call.batch:
+                pending.attempts -= 1
+                self._again.append(pending)
+            return []
+        return self._blame(call, error, seconds, member)
+
+    def _blame(self, call: _Call, error: str, seconds: float, member: _Member) -> list[Outcome]:
+        """Try the trials of a lost call again, each alone; one that was alone has itself to blame."""
+        outcomes = []
+        alone = len(call.batch) == 1
+        for pending in call.batch:
+            if alone and pending.attempts > self._settings.retries:
+                started = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
+                attempt = Attempt({}, error, started, seconds)
+                outcomes.append(_outcome(pending, attempt, member.host, member.device))
+            else:
+                if not alone:  # one of the batch is to blame, the others are not: the batch was no attempt of theirs
+                    pending.attempts -= 1
+                pending.alone = True
+                self._again.append(pending)
+        return outcomes
+
+    def _replace(self, member: _Member) -> None:
+        self._ray.kill(member.actor)
+        self._members[self._members.index(member)] = self._start()
+
+    def _node_is_gone(self, node: str) -> bool:
+        return any(info["NodeID"] == node and not info["Alive"] for info in self._ray.nodes())
+
+    def _end_overdue(self) -> list[Outcome]:
+        """Kill the workers whose trial outlived the limit: Ray cannot cancel a call that is deep in C."""
+        limit = self._settings.trial_timeout
+        if limit is None:
+            return []
+        outcomes = []
+        for member in list(self._members):
+            if member.calls and time.monotonic() - member.calls[0].began > limit + _TIMEOUT_GRACE_SECONDS:
+                call = member.calls.popleft()
+                outcomes += self._lose(member, call, f"TrialTimeoutError: outlived --trial_timeout {limit:g} s")
+        return outcomes

@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM (what `ray job stop` and a preempted machine send) as a request to stop cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Interrupted(BaseException):
+    """A signal came while nothing half-done could be left behind.
+
+    Not a KeyboardInterrupt: Lightning turns that one into an exit of the process.
+    """
+
+
+class StopRequest:
+    """Context manager that turns the first SIGINT or SIGTERM into a flag; a second one interrupts whatever runs.
+
+    Inside `interruptible` blocks the first signal already raises Interrupted. Outside the main thread no handler can
+    be set, and nobody but `request` sets the flag.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signal: int | None = None
+        self._interruptible = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        """Install the handlers."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.arm()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Put the previous handlers back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._previous = {}
+
+    def arm(self) -> None:
+        """Set the handlers, again after anything that sets its own (`ray.init` does)."""
+        for number in self._previous:
+            signal.signal(number, self._handle)
+
+    def request(self) -> None:
+        """Ask for a stop from code."""
+        self.requested = True
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's convention for a process ended by a signal: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + (self.signal or signal.SIGINT)
+
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal raise Interrupted at once within the block."""
+        self._interruptible += 1
+        try:
+            yield
+        finally:
+            self._interruptible -= 1
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again = self.requested
+        self.requested = True
+        self.signal = self.signal or number
+        if again or self._interruptible:
+            raise Interrupted

@@ -1,0 +1,171 @@
+"""Turns a dataclass of options into a command: parsing by jsonargparse, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+import shlex
+import sys
+import traceback
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jsonargparse
+
+import cluster.errors
+import lightning_modules.errors
+
+INPUT_ERRORS = (cluster.errors.InputError, lightning_modules.errors.InputError)
+"""What a person can cause and mend: shown as one line, exit code 2."""
+
+Options = TypeVar("Options")
+
+
+def command(
+    options: type[Options],
+    run: Callable[[Options], int],
+    argv: list[str] | None,
+    *,
+    prog: str,
+    examples: str,
+    positional: bool = False,
+) -> int:
+    """Parse a command line into `options`, run the job and return the exit code.
+
+    Args:
+        options: dataclass; its docstring's `Args:` become the help, its fields the options and the YAML keys.
+        run: the job; returns 0 only if all that was asked for was done.
+        argv: words after the command's name; None takes the process's own.
+        prog: name shown in help and errors, e.g. "shiftlab sweep".
+        examples: shown under the help.
+        positional: whether required fields are positional arguments.
+
+    Returns:
+        The job's exit code; 2 for a wrong input, 130 after Ctrl-C, 1 for an unexpected error.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    try:
+        return run(_parse(options, argv, prog, examples, positional))
+    except INPUT_ERRORS as error:
+        if debug:
+            raise
+        return _fail(prog, str(error), 2)
+    except KeyboardInterrupt:
+        return _fail(prog, "interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        reason = " ".join(str(error).split())[:500]
+        place = f"{where.filename.rsplit('/', 2)[-1]}:{where.lineno}"
+        return _fail(prog, f"{type(error).__name__}: {reason} (at {place}; --debug shows the traceback)", 1)
+
+
+def _fail(prog: str, message: str, code: int) -> int:
+    print(f"{prog}: error: {message}", file=sys.stderr)
+    return code
+
+
+def _parse(options: type[Options], argv: list[str], prog: str, examples: str, positional: bool) -> Options:
+    parser = jsonargparse.ArgumentParser(
+        prog=prog,
+        description=(options.__doc__ or "").split("\n\n")[0],
+        epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
+        formatter_class=_Formatter,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    parser.add_class_arguments(options, None, as_positional=positional)
+    try:
+        values = parser.parse_args(_gather_lists(options, argv))
+    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
+        raise cluster.errors.InputError(_explain(str(error), options)) from None
+    names = {field.name for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+    return options(**{name: value for name, value in vars(values).items() if name in names})
+
+
+class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keep the examples' line breaks."""
+
+
+def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
+    """Turn `--methods ERM IRM` into `--methods ["ERM","IRM"]`, for every option that is a list.
+
+    The words of a list may begin with one dash (an environment is called "-90%"); the next `--option` ends them.
+    A yes-or-no option without a value means yes.
+    """
+    hints = typing.get_type_hints(options)
+    flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
+    lists = {f"--{name}": hint for name, hint in hints.items() if typing.get_origin(hint) is list}
+    gathered: list[str] = []
+    position = 0
+    while position < len(argv):
+        word, *inline = argv[position].split("=", 1) if argv[position].startswith("--") else [argv[position]]
+        position += 1
+        if word in flags and not inline and argv[position : position + 1] not in (["true"], ["false"]):
+            inline = ["true"]
+        if word not in lists:
+            gathered.append("=".join([word, *inline]))
+            continue
+        words = list(inline)
+        while position < len(argv) and not argv[position].startswith("--"):
+            words.append(argv[position])
+            position += 1
+        if len(words) == 1 and words[0].startswith("["):
+            value = words[0]
+        elif typing.get_args(lists[word]) == (str,):
+            value = json.dumps(words)
+        else:
+            value = f"[{','.join(words)}]"
+        gathered.append(f"{word}={value}")
+    return gathered
+
+
+def _explain(message: str, options: type[Any]) -> str:
+    """Make jsonargparse's message one line that names the field and the mend."""
+    text = " ".join(message.split())
+    names = [field.name for field in dataclasses.fields(options)]
+    if unknown := re.search(r"Option '([^']+)' is not accepted|unrecognized arguments?: (\S+)", text, re.IGNORECASE):
+        name = (unknown[1] or unknown[2]).lstrip("-").split("=")[0]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"the options are {', '.join(names)}"
+        return f"unknown option {name!r}; {hint}"
+    if field := re.search(r'Parser key "([^"]+)": (.*)', text):
+        return f"{field[1]}: {field[2]}"
+    return text
+
+
+def command_line(prog: str, options: Any) -> str:
+    """Write options back as the command line that gives them (fields at their default left out)."""
+    words = prog.split()
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+        if value == default:
+            continue
+        words.append(f"--{field.name}")
+        if isinstance(value, list):
+            words += [str(item) for item in value]
+        elif isinstance(value, dict | bool) or value is None:
+            words.append(json.dumps(value))
+        else:
+            words.append(str(value))
+    return shlex.join(words)
+
+
+def versions() -> str:
+    """Versions of what computes a result, as canonical JSON; nothing is imported to learn them."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("shiftlab", "torch", "lightning", "ray", "numpy")
+    found = {name: version(name) for name in names} | {"python": platform.python_version()}
+    return json.dumps(found, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,265 @@
+"""Feature tables: the common input of every method that works on representations, made by any encoder.
+
+Columns: `features` (fixed-size list of float32), `label` (integers or strings), `environment` (strings or integers),
+and optionally `split` ("in" or "out") and `logits`. Files: Parquet, Arrow IPC (file or stream), or npz.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+
+from lightning_modules.data.environments import Dataset, Environment, check_dataset
+from lightning_modules.errors import InputError
+
+PARQUET, ARROW, NPZ = (".parquet", ".pq"), (".arrow", ".feather", ".ipc"), (".npz",)
+"""Formats by their lower-case suffix."""
+
+_REQUIRED, _OPTIONAL = ("features", "label", "environment"), ("split",)
+
+
+def load_table(path: str | os.PathLike[str]) -> Dataset:
+    """Load a feature table.
+
+    Classes are the sorted distinct labels and environments the sorted distinct names; where all of them are numbers,
+    written as such or as strings, they sort as numbers. Rows keep their order within an environment.
+
+    Args:
+        path: .parquet, .arrow, .feather (file or stream format) or .npz with the columns above as arrays. `logits` is
+            not read.
+
+    Returns:
+        Inputs [n, d] float32. The identity is the file's stem, "@" and a fingerprint of the content; the same rows in
+        another format have the same fingerprint.
+
+    Raises:
+        InputError: naming the file, the column and the first bad row, for a file that cannot be read, a missing
+            column, a column of another type, nulls, NaN or infinite or ragged features, a split other than "in" and
+            "out", fewer than two environments, or an environment without examples of a class.
+    """
+    path = Path(path)
+    table = _read(path)
+    if not len(table):
+        raise InputError(f"{path}: has no rows; fill it")
+    features = _features(path, table["features"])
+    labels, classes = _codes(path, table, "label")
+    rooms, names = _codes(path, table, "environment")
+    out = None
+    if "split" in table.column_names:
+        codes, splits = _codes(path, table, "split")
+        for code, split in enumerate(splits):
+            if split not in ("in", "out"):
+                raise _bad(path, "split", f"{split!r} at row {np.argmax(codes == code)} is neither 'in' nor 'out'")
+        out = np.array([split == "out" for split in splits])[codes]
+
+    digest = hashlib.sha256(json.dumps([features.shape, classes, names, out is not None]).encode())
+    for array in (features, labels, rooms, *([] if out is None else [out])):
+        digest.update(np.ascontiguousarray(array).data)
+    order = np.argsort(rooms, kind="stable")
+    environments = tuple(
+        Environment(name, features[rows], labels[rows], None if out is None else out[rows])
+        for name, rows in zip(names, np.split(order, np.cumsum(np.bincount(rooms))[:-1]), strict=True)
+    )
+    identity = f"{path.stem.replace('@', '_')}@{digest.hexdigest()[:8]}"
+    return check_dataset(Dataset(identity, environments, tuple(classes), "linear", 100))
+
+
+def write_table(
+    path: str | os.PathLike[str],
+    features: np.ndarray,
+    labels: np.ndarray | Sequence[int | str],
+    environments: np.ndarray | Sequence[int | str],
+    split: np.ndarray | Sequence[str] | None = None,
+    logits: np.ndarray | None = None,
+) -> None:
+    """Write a feature table that `load_table` and any reader of Parquet, Arrow or npz can read.
+
+    The file appears whole or not at all.
+
+    Args:
+        path: its suffix chooses the format: .parquet, .arrow, .feather or .npz.
+        features: [n, d], stored as float32.
+        labels: [n] integers or strings.
+        environments: [n] strings or integers.
+        split: [n] "in" or "out".
+        logits: [n, C], stored as float32.
+
+    Raises:
+        InputError: an unknown suffix, or arrays that do not fit each other.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    given = {"features": features, "label": labels, "environment": environments, "split": split, "logits": logits}
+    arrays = {name: np.asarray(values) for name, values in given.items() if values is not None}
+    for name, array in arrays.items():
+        if array.dtype == object:  # such as a pandas column of strings; npz would store pickles
+            arrays[name] = np.array(array.tolist())
+    for name in {"features", "logits"} & arrays.keys():
+        arrays[name] = arrays[name].astype(np.float32)
+    table = _from_arrays(path, arrays)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(unfinished, "wb") as sink:
+            if suffix in PARQUET:
+                pq.write_table(table, sink, compression="zstd")
+            elif suffix in ARROW:
+                with pa.ipc.new_file(sink, table.schema) as writer:
+                    writer.write_table(table)
+            else:
+                np.savez(sink, **arrays)  # type: ignore[arg-type]  # its stub takes the names for `allow_pickle`
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _bad(path: Path, column: str, what: str) -> InputError:
+    return InputError(f"{path}: column {column!r}: {what}")
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in PARQUET + ARROW + NPZ:
+        raise InputError(f"{path}: a feature table ends in .parquet, .arrow, .feather or .npz, not in {suffix!r}")
+    return suffix
+
+
+def _read(path: Path) -> pa.Table:
+    """Read the columns that are used, whatever the format."""
+    suffix = _suffix(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        if suffix in NPZ:
+            return _from_arrays(path, _read_npz(path))
+        if suffix in PARQUET:
+            with pq.ParquetFile(path) as file:
+                return file.read(columns=_select(path, file.schema_arrow.names))
+        with pa.memory_map(str(path)) as source:
+            try:
+                table = pa.ipc.open_file(source).read_all()
+            except pa.ArrowInvalid:  # not the file format: the stream format has no magic bytes to tell it by
+                source.seek(0)
+                table = pa.ipc.open_stream(source).read_all()
+        return table.select(_select(path, table.column_names))
+    except InputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: cannot be read as {suffix[1:]} ({reason}); write it anew") from error
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    file = np.load(path, allow_pickle=False)  # pickles run code
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise InputError(f"{path}: holds one array; write it with numpy.savez and the names {', '.join(_REQUIRED)}")
+    with file:
+        arrays = {}
+        for name in _select(path, file.files):
+            try:
+                arrays[name] = file[name]
+            except ValueError as error:
+                if "allow_pickle" not in str(error):
+                    raise
+                raise _bad(path, name, "holds Python objects; make its rows equally long and of one type") from error
+        return arrays
+
+
+def _select(path: Path, present: Sequence[str]) -> list[str]:
+    for name in _REQUIRED:
+        if name not in present:
+            raise InputError(f"{path}: column {name!r} is missing; it has {', '.join(map(repr, present)) or 'none'}")
+    for name in _REQUIRED + _OPTIONAL:
+        if list(present).count(name) > 1:
+            raise _bad(path, name, "stands there more than once; keep one")
+    return [*_REQUIRED, *(name for name in _OPTIONAL if name in present)]
+
+
+def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> pa.Table:
+    """Make a table of arrays that may come from anywhere."""
+    columns: dict[str, pa.Array] = {}
+    for name, array in arrays.items():
+        if array.ndim != (2 if name in ("features", "logits") else 1):
+            expected = "[n, d]" if name in ("features", "logits") else "[n]"
+            raise _bad(path, name, f"has shape {list(array.shape)}, not {expected}; reshape it")
+        if array.ndim == 2 and array.shape[1] == 0:
+            raise _bad(path, name, "has no numbers in its rows")
+        if len(array) != len(arrays["features"]):
+            raise _bad(path, name, f"has {len(array)} rows, 'features' has {len(arrays['features'])}")
+        flat = pa.array(array.reshape(-1))
+        columns[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1]) if array.ndim == 2 else flat
+    return pa.table(columns)
+
+
+def _features(path: Path, column: pa.ChunkedArray) -> np.ndarray:
+    """Turn a list column into [n, d] float32."""
+    kind = column.type
+    lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise _bad(path, "features", f"is {kind}; make it a fixed-size list of float32")
+    chunks = [chunk for chunk in column.chunks if len(chunk)]
+    lengths = np.concatenate([chunk.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
+    width = int(lengths[0])
+    if column.null_count:
+        raise _bad(path, "features", f"has {_nulls(column)}; drop those rows")
+    if (lengths != width).any():
+        row = int(np.argmax(lengths != width))
+        raise _bad(path, "features", f"row {row} has {lengths[row]} numbers, row 0 has {width}; make them equal")
+    if width == 0:
+        raise _bad(path, "features", "has no numbers in its rows")
+    features = np.empty((len(column), width), dtype=np.float32)
+    start = 0
+    for chunk in chunks:
+        # A null inside a row turns into NaN; what is too large for float32 into infinity.
+        with np.errstate(over="ignore"):
+            numbers = chunk.flatten().to_numpy(zero_copy_only=False)
+            features[start : start + len(chunk)] = numbers.reshape(len(chunk), width)
+        start += len(chunk)
+    bad = ~np.isfinite(features).all(axis=1)
+    if bad.any():
+        what = f"{bad.sum()} rows have NaN, null or infinite numbers, first row {bad.argmax()}"
+        raise _bad(path, "features", f"{what}; clean or drop them")
+    return features
+
+
+def _codes(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
+    """Number a column's distinct values in sorted order: codes [n] int64, and the values as strings."""
+    column = table[name]
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)  # each chunk may bring its own dictionary
+    kind = column.type
+    strings = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    if not strings and (name == "split" or not pa.types.is_integer(kind)):
+        raise _bad(path, name, f"is {kind}; make it {'' if name == 'split' else 'integers or '}strings")
+    if column.null_count:
+        raise _bad(path, name, f"has {_nulls(column)}; fill or drop those rows")
+    encoded = column.combine_chunks().dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    order = sorted(range(len(values)), key=_sort_key(values))
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(values))
+    return rank[encoded.indices.to_numpy()], [str(values[i]) for i in order]
+
+
+def _nulls(column: pa.ChunkedArray) -> str:
+    return f"{column.null_count} nulls, first at row {np.argmax(column.is_null().to_numpy())}"
+
+
+def _sort_key(values: list[Any]) -> Callable[[int], Any]:
+    """Sort positions by value, as numbers where all values are numbers."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        return lambda i: values[i]
+    return (lambda i: (numbers[i], values[i])) if all(map(math.isfinite, numbers)) else (lambda i: values[i])

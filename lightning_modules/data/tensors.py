@@ -1,0 +1,84 @@
+"""A dataset as tensors, its splits for one seed, and the stream of mini-batches of a trial."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from lightning_modules.data.environments import Dataset
+from lightning_modules.data.splits import split_environment
+
+
+@dataclass(frozen=True)
+class SplitDataset:
+    """All environments in one tensor, with the rows of each environment's splits.
+
+    Args:
+        dataset: what was split.
+        inputs: [N, ...] examples of all environments, one after another.
+        labels: [N] class indices.
+        rows_in: per environment, the rows [n_in] of its "in" split.
+        rows_out: per environment, the rows [n_out] of its "out" split.
+        group: [N] number 2 e + (1 if out) of each row's environment e and split.
+    """
+
+    dataset: Dataset
+    inputs: Tensor
+    labels: Tensor
+    rows_in: tuple[Tensor, ...]
+    rows_out: tuple[Tensor, ...]
+    group: Tensor
+
+
+def split_dataset(dataset: Dataset, seed: int) -> SplitDataset:
+    """Put a dataset into tensors and split every environment 80/20 by the seed alone (or as the data say)."""
+    with warnings.catch_warnings():  # arrays from the object store are read-only, and nothing writes to them
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        inputs = torch.cat([torch.from_numpy(e.inputs) for e in dataset.environments])
+        labels = torch.cat([torch.from_numpy(e.labels) for e in dataset.environments])
+    group = torch.empty(len(labels), dtype=torch.long)
+    rows_in, rows_out, start = [], [], 0
+    for index, environment in enumerate(dataset.environments):
+        inside, outside = (torch.from_numpy(rows) + start for rows in split_environment(environment, seed, index))
+        group[inside], group[outside] = 2 * index, 2 * index + 1
+        rows_in.append(inside)
+        rows_out.append(outside)
+        start += len(environment)
+    return SplitDataset(dataset, inputs, labels, tuple(rows_in), tuple(rows_out), group)
+
+
+class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Endless mini-batches, one of equal size from each training environment, sampled with replacement.
+
+    Args:
+        split: the data.
+        environments: indices of the training environments.
+        batch_size: examples per environment (DomainBed's convention).
+        seed: of the sampling; the stream depends on nothing else.
+
+    Yields:
+        inputs [E, B, ...] and labels [E, B].
+    """
+
+    def __init__(self, split: SplitDataset, environments: Sequence[int], batch_size: int, seed: int) -> None:
+        self._split = split
+        rows = [split.rows_in[e] for e in environments]
+        self._rows = torch.cat(rows)
+        self._sizes_E1 = torch.tensor([[len(r)] for r in rows], dtype=torch.float64)
+        self._starts_E1 = torch.cumsum(self._sizes_E1, 0).long() - self._sizes_E1.long()
+        self._batch_size = batch_size
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Start the stream from its beginning."""
+        generator = torch.Generator().manual_seed(self._seed)
+        shape = (len(self._sizes_E1), self._batch_size)
+        while True:
+            uniform_EB = torch.rand(shape, dtype=torch.float64, generator=generator)
+            rows_EB = self._rows[(uniform_EB * self._sizes_E1).long() + self._starts_E1]
+            yield self._split.inputs[rows_EB], self._split.labels[rows_EB]

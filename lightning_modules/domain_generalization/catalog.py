@@ -1,0 +1,57 @@
+"""Finds methods by name: GroupDRO is the class of that name in group_dro.py."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+import lightning_modules.domain_generalization as family
+from lightning_modules.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_modules.domain_generalization.method import Method
+
+
+def check_method_name(name: str) -> None:
+    """Raise InputError for a name no method can have; fast, because it imports a method only to explain the error."""
+    if name.lower() not in {stem.replace("_", "") for stem in _files()}:
+        find_method(name)
+
+
+def find_method(name: str) -> type[Method]:
+    """Return the method's class; imports its file only.
+
+    Raises:
+        InputError: for an unknown name; it suggests the nearest.
+    """
+    for stem in _files():
+        if stem.replace("_", "") == name.lower() and (method := _load(stem)) is not None and method.__name__ == name:
+            return method
+    names = list(all_methods())
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1)
+    nearest = next((n for n in names if close and n.lower() == close[0]), None)
+    hint = f"did you mean {nearest!r}?" if nearest else f"choose from {', '.join(names)}"
+    raise InputError(f"methods: unknown method {name!r}; {hint}")
+
+
+def all_methods() -> dict[str, type[Method]]:
+    """Every method by name, ERM first, the others in alphabetical order."""
+    methods = [method for stem in _files() if (method := _load(stem)) is not None]
+    return {m.__name__: m for m in sorted(methods, key=lambda m: (m.__name__ != "ERM", m.__name__.lower()))}
+
+
+def _files() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(family.__path__)]
+
+
+def _load(stem: str) -> type[Method] | None:
+    """The class in a file whose name is the file's without underscores, if it is a method."""
+    from lightning_modules.domain_generalization.method import Method
+
+    module = importlib.import_module(f"{family.__name__}.{stem}")
+    for name, value in vars(module).items():
+        if name.lower() == stem.replace("_", "") and isinstance(value, type) and issubclass(value, Method):
+            return value if value is not Method else None
+    return None

@@ -1,0 +1,171 @@
+"""Trains and evaluates one trial: a Lightning fit on in-memory environments."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_modules.data.tensors import EnvironmentBatches, SplitDataset
+from lightning_modules.domain_generalization.catalog import find_method
+from lightning_modules.domain_generalization.method import Method
+from lightning_modules.errors import InputError
+from lightning_modules.hyperparameters import build
+from lightning_modules.lightning_import import pl
+from lightning_modules.networks import build_network
+
+MetricRow = tuple[int, str, str, str, float]
+"""(step, environment, split, metric, value)"""
+
+_EVALUATION_ROWS = 8192
+
+
+class EnvironmentEvaluation(pl.Callback):
+    """Evaluates a method on "in" and "out" of every environment, in one pass over the data.
+
+    Args:
+        split: the data.
+        checkpoint_every: steps between evaluations; the last step is evaluated too.
+        steps: the last step.
+    """
+
+    def __init__(self, split: SplitDataset, checkpoint_every: int, steps: int) -> None:
+        self._split = split
+        self._every, self._steps = checkpoint_every, steps
+        self.rows: list[MetricRow] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Evaluate where it is due.
+
+        Raises:
+            FloatingPointError: when the loss is not finite; such a trial is not scored.
+        """
+        step = trainer.global_step
+        if step % self._every and step != self._steps:
+            return
+        rows = evaluate(pl_module, self._split, step)
+        for _, environment, name, metric, value in rows:
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{metric} of environment {environment!r} ({name}) is {value} at step {step}")
+        self.rows += rows
+
+
+@torch.no_grad()
+def evaluate(module: pl.LightningModule, split: SplitDataset, step: int) -> list[MetricRow]:
+    """Accuracy and mean cross-entropy on both splits of every environment."""
+    was_training = module.training
+    module.eval()
+    correct, losses = [], []
+    for start in range(0, len(split.labels), _EVALUATION_ROWS):
+        rows = slice(start, start + _EVALUATION_ROWS)
+        labels = split.labels[rows].to(module.device)
+        logits = module(split.inputs[rows].to(module.device))
+        losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().cpu())
+        correct.append((logits.argmax(1) == labels).double().cpu())
+    module.train(was_training)
+    return metric_rows(split, torch.cat(correct), torch.cat(losses), step)
+
+
+def metric_rows(split: SplitDataset, correct: torch.Tensor, losses: torch.Tensor, step: int) -> list[MetricRow]:
+    """Average per-example results [N] over each environment's splits."""
+    groups = 2 * len(split.rows_in)
+    sizes = torch.bincount(split.group, minlength=groups).double()
+    accuracy = torch.zeros(groups, dtype=torch.float64).index_add_(0, split.group, correct) / sizes
+    loss = torch.zeros(groups, dtype=torch.float64).index_add_(0, split.group, losses) / sizes
+    rows: list[MetricRow] = []
+    for index, name in enumerate(split.dataset.environment_names):
+        for offset, part in enumerate(("in", "out")):
+            rows.append((step, name, part, "accuracy", float(accuracy[2 * index + offset])))
+            rows.append((step, name, part, "loss", float(loss[2 * index + offset])))
+    return rows
+
+
+def build_method(
+    name: str, values: Mapping[str, Any], split: SplitDataset, environments: int, stream: Callable[[str], int]
+) -> Method:
+    """Build a method with its network, initialised from the trial's stream "init"."""
+    method = find_method(name)
+    hyperparameters = build(method.Hyperparameters, values, name)
+    network = split.dataset.network if hyperparameters.network == "auto" else hyperparameters.network
+    generator = torch.Generator().manual_seed(stream("init"))
+    dataset = split.dataset
+    return method(
+        build_network(network, dataset.input_shape, len(dataset.classes), generator), hyperparameters, environments
+    )
+
+
+def train(
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    split: SplitDataset,
+    held_out: Sequence[str],
+    budget: Mapping[str, Any],
+    stream: Callable[[str], int],
+) -> list[MetricRow]:
+    """Train one trial and return its evaluations.
+
+    Args:
+        method: name.
+        hyperparameters: by name; missing ones take their defaults.
+        split: the data with the splits of the trial's seed.
+        held_out: names of the environments not trained on.
+        budget: "steps" and "checkpoint_every".
+        stream: maps a name to the seed of one of the trial's random streams.
+
+    Raises:
+        FloatingPointError: when the loss stops being finite.
+    """
+    names = split.dataset.environment_names
+    training = training_environments(names, held_out)
+    module = build_method(method, hyperparameters, split, len(training), stream)
+    batches = EnvironmentBatches(split, training, module.hyperparameters.batch_size, stream("batches"))
+    evaluation = EnvironmentEvaluation(split, int(budget["checkpoint_every"]), int(budget["steps"]))
+    with _quiet_lightning():
+        trainer = pl.Trainer(
+            max_steps=int(budget["steps"]),
+            max_epochs=-1,
+            accelerator="auto",
+            devices=1,
+            callbacks=[evaluation],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        # A loader draws a seed for workers it does not have; the generator keeps that draw off the global one.
+        trainer.fit(module, DataLoader(batches, batch_size=None, generator=torch.Generator()))
+    return evaluation.rows
+
+
+def training_environments(names: Sequence[str], held_out: Sequence[str]) -> list[int]:
+    """Indices of the environments that are trained on.
+
+    Raises:
+        InputError: for an unknown held-out name, or when nothing is left to train on.
+    """
+    unknown = [name for name in held_out if name not in names]
+    if unknown:
+        raise InputError(f"held_out: no environment {unknown[0]!r}; the dataset has {', '.join(names)}")
+    training = [index for index, name in enumerate(names) if name not in held_out]
+    if not training:
+        raise InputError(f"held_out: {', '.join(held_out)} leaves no environment to train on; hold out fewer")
+    return training
+
+
+class _quiet_lightning(warnings.catch_warnings):  # noqa: N801 - a context manager, used like a function
+    """Silence what Lightning says about hardware and loaders for each of thousands of fits."""
+
+    def __enter__(self) -> Any:
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+        result = super().__enter__()
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*num_workers.*")
+        return result

@@ -1,0 +1,94 @@
+"""Networks that methods train: a featurizer and a linear classifier, initialised from a generator of their own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lightning_modules.errors import InputError
+
+NETWORKS = ("linear", "mlp", "cnn")
+
+_HIDDEN = 64
+
+
+class Network(nn.Module):
+    """Maps examples to features and logits.
+
+    Args:
+        featurizer: [n, ...] to features [n, d].
+        classifier: features [n, d] to logits [n, C].
+    """
+
+    def __init__(self, featurizer: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.featurizer = featurizer
+        self.classifier = classifier
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute (features [n, d], logits [n, C]); uint8 inputs are pixels and are scaled to [0, 1]."""
+        if inputs.dtype == torch.uint8:
+            inputs = inputs.float() / 255
+        features = self.featurizer(inputs)
+        return features, self.classifier(features)
+
+
+def build_network(name: str, input_shape: tuple[int, ...], classes: int, generator: torch.Generator) -> Network:
+    """Build and initialise a network.
+
+    Args:
+        name: "linear" (features are the flattened input), "mlp" (two hidden layers of 64 ReLU units) or "cnn"
+            (DomainBed's network for digits: four 3x3 convolutions with group norm, mean over pixels, 128 features).
+        input_shape: shape of one example.
+        classes: number of logits.
+        generator: source of the initial weights; the network depends on nothing else.
+
+    Raises:
+        InputError: for an unknown name, or a cnn on examples that are not images.
+    """
+    check_network(name, input_shape)
+    size = math.prod(input_shape)
+    with torch.device("meta"):  # no memory and no draw from the global generator before `_initialise`
+        if name == "linear":
+            network = Network(nn.Flatten(), nn.Linear(size, classes))
+        elif name == "mlp":
+            layers = (nn.Flatten(), nn.Linear(size, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU())
+            network = Network(nn.Sequential(*layers), nn.Linear(_HIDDEN, classes))
+        else:
+            network = Network(_convolutions(input_shape[0]), nn.Linear(128, classes))
+    network.to_empty(device="cpu")
+    _initialise(network, generator)
+    return network
+
+
+def check_network(name: str, input_shape: tuple[int, ...]) -> None:
+    """Raise InputError for an unknown network, or a cnn on examples that are not images [channels, height, width]."""
+    if name not in NETWORKS:
+        raise InputError(f"network: unknown {name!r}; choose one of {', '.join(NETWORKS)}")
+    if name == "cnn" and len(input_shape) != 3:
+        raise InputError(f"network: cnn needs images [channels, height, width], got {input_shape}; use mlp")
+
+
+def _convolutions(channels: int) -> nn.Module:
+    """DomainBed's MNIST_CNN: 64, 128 (stride 2), 128, 128 channels, group norm of 8 groups after each."""
+    layers: list[nn.Module] = []
+    for width, stride in ((64, 1), (128, 2), (128, 1), (128, 1)):
+        layers += [nn.Conv2d(channels, width, 3, stride, padding=1), nn.ReLU(), nn.GroupNorm(8, width)]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@torch.no_grad()
+def _initialise(network: nn.Module, generator: torch.Generator) -> None:
+    """PyTorch's own defaults (uniform in +-1/sqrt(fan in)), drawn from `generator`."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            module.weight.uniform_(-bound, bound, generator=generator)
+            if module.bias is not None:
+                module.bias.uniform_(-bound, bound, generator=generator)
+        elif isinstance(module, nn.GroupNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
