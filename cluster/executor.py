@@ -79,11 +79,15 @@ class _Pending:
 
 @dataclass
 class _Call:
-    """A batch given to an actor; `began` is when the actor could have started on it (monotonic seconds)."""
+    """Units given to an actor; `began` is when the actor could have started on them (monotonic seconds)."""
 
     ref: Any
-    batch: list[_Pending]
+    units: list[list[_Pending]]
     began: float
+
+    @property
+    def trials(self) -> list[_Pending]:
+        return [pending for unit in self.units for pending in unit]
 
 
 @dataclass
@@ -103,7 +107,7 @@ class _Member:
 
 
 def execute(
-    trials: Iterable[Trial],
+    plan: Iterable[Trial | Sequence[Trial]],
     setup: Setup,
     shared: Sequence[Any] = (),
     *,
@@ -114,7 +118,7 @@ def execute(
     """Run a plan of trials.
 
     Args:
-        trials: the plan; read lazily.
+        plan: what to run, read lazily: trials, or sequences of trials to be run at once as a pack.
         setup: builds the task in each worker.
         shared: what `setup` takes, put once into the object store.
         settings: workers, retries, limits.
@@ -129,10 +133,10 @@ def execute(
         InputError: when no worker can be set up.
     """
     if settings.workers == 0:
-        yield from _execute_here(trials, setup, shared, settings, stop)
+        yield from _execute_here(plan, setup, shared, settings, stop)
     else:
         assert ray is not None, "workers > 0 needs a connected ray"
-        pool = _Pool(ray, trials, setup, shared, settings)
+        pool = _Pool(ray, plan, setup, shared, settings)
         try:
             while not stop.requested and not pool.finished:
                 yield pool.step(), pool.running
@@ -140,23 +144,36 @@ def execute(
             pool.close()
 
 
+def _unit(item: Trial | Sequence[Trial]) -> list[_Pending]:
+    return [_Pending(trial) for trial in ([item] if isinstance(item, Trial) else item)]
+
+
 def _execute_here(
-    trials: Iterable[Trial], setup: Setup, shared: Sequence[Any], settings: Settings, stop: StopRequest
+    plan: Iterable[Trial | Sequence[Trial]],
+    setup: Setup,
+    shared: Sequence[Any],
+    settings: Settings,
+    stop: StopRequest,
 ) -> Iterator[tuple[list[Outcome], int]]:
     with stop.interruptible():
         worker = Worker(setup, *shared)
         host, _, device = worker.describe()
-    for trial in trials:
-        for attempts in itertools.count(1):
+    for item in plan:
+        units = deque([_unit(item)])
+        while units:
             if stop.requested:
                 return
+            unit = units.popleft()
             with stop.interruptible():
-                (attempt,) = worker.run([trial], settings.trial_timeout)
-            if attempt.error is None or attempts > settings.retries:
-                break
-        if stop.requested:
-            return
-        yield [_outcome(_Pending(trial, attempts), attempt, host, device)], 1
+                (attempts,) = worker.run([[pending.trial for pending in unit]], settings.trial_timeout)
+            outcomes = []
+            for pending, attempt in zip(unit, attempts, strict=True):
+                pending.attempts += 1
+                if attempt.error is not None and pending.attempts <= settings.retries:
+                    units.append([pending])
+                else:
+                    outcomes.append(_outcome(pending, attempt, host, device))
+            yield outcomes, len(unit)
 
 
 def _outcome(pending: _Pending, attempt: Attempt, host: str, device: str) -> Outcome:
@@ -171,14 +188,19 @@ class _Pool:
     """Warm actors, two calls in flight each while trials are short; the driver sees every death."""
 
     def __init__(
-        self, ray: ModuleType, trials: Iterable[Trial], setup: Setup, shared: Sequence[Any], settings: Settings
+        self,
+        ray: ModuleType,
+        plan: Iterable[Trial | Sequence[Trial]],
+        setup: Setup,
+        shared: Sequence[Any],
+        settings: Settings,
     ) -> None:
         self._ray = ray
-        self._plan = iter(trials)
+        self._plan = iter(plan)
         self._plan_ended = False
         self._again: deque[_Pending] = deque()
         self._settings = settings
-        self._trial_seconds: float | None = None
+        self._unit_seconds: float | None = None
         self._setup_deaths = 0
         self._setup = ray.put(setup)
         self._shared = [ray.put(item) for item in shared]
@@ -190,7 +212,7 @@ class _Pool:
     @property
     def running(self) -> int:
         """Trials in flight."""
-        return sum(len(call.batch) for member in self._members for call in member.calls)
+        return sum(len(call.trials) for member in self._members for call in member.calls)
 
     @property
     def finished(self) -> bool:
@@ -245,33 +267,33 @@ class _Pool:
         member.ready = None
 
     def _feed(self, member: _Member) -> None:
-        seconds = self._trial_seconds
+        seconds = self._unit_seconds
         depth = 2 if seconds is not None and seconds < _QUEUE_AHEAD_SECONDS else 1
+        size = 1 if seconds is None else max(1, min(_MAX_BATCH, int(_CALL_SECONDS / max(seconds, 1e-9))))
         while len(member.calls) < depth:
-            batch = self._take(
-                1 if seconds is None else max(1, min(_MAX_BATCH, int(_CALL_SECONDS / max(seconds, 1e-9))))
-            )
-            if not batch:
+            units = self._take(size)
+            if not units:
                 return
-            for pending in batch:
-                pending.attempts += 1
-            ref = member.actor.run.remote([pending.trial for pending in batch])
-            member.calls.append(_Call(ref, batch, time.monotonic()))
+            for unit in units:
+                for pending in unit:
+                    pending.attempts += 1
+            ref = member.actor.run.remote([[pending.trial for pending in unit] for unit in units])
+            member.calls.append(_Call(ref, units, time.monotonic()))
 
-    def _take(self, size: int) -> list[_Pending]:
-        """Take up to `size` trials: those to be tried again first, a suspect alone."""
-        batch: list[_Pending] = []
-        while self._again and len(batch) < size:
-            if self._again[0].alone and batch:
+    def _take(self, size: int) -> list[list[_Pending]]:
+        """Take up to `size` units: trials to be tried again first, each by itself, a suspect in a call of its own."""
+        units: list[list[_Pending]] = []
+        while self._again and len(units) < size:
+            if self._again[0].alone and units:
                 break
-            batch.append(self._again.popleft())
-            if batch[-1].alone:
-                return batch
-        if not self._plan_ended and len(batch) < size:
-            new = [_Pending(trial) for trial in itertools.islice(self._plan, size - len(batch))]
-            self._plan_ended = len(new) < size - len(batch)
-            batch += new
-        return batch
+            units.append([self._again.popleft()])
+            if units[-1][0].alone:
+                return units
+        if not self._plan_ended and len(units) < size:
+            new = [_unit(item) for item in itertools.islice(self._plan, size - len(units))]
+            self._plan_ended = len(new) < size - len(units)
+            units += new
+        return units
 
     def _collect(self, member: _Member) -> list[Outcome]:
         call = member.calls.popleft()
@@ -279,15 +301,16 @@ class _Pool:
         if member.calls:
             member.calls[0].began = now
         try:
-            attempts: list[Attempt] = self._ray.get(call.ref)
+            results: list[list[Attempt]] = self._ray.get(call.ref)
         except self._ray.exceptions.RayTaskError as error:  # e.g. a result that cannot be serialised
             return self._blame(call, str(error).splitlines()[-1], now - call.began, member)
         except self._ray.exceptions.RayError as error:
             return self._lose(member, call, f"WorkerLost: {' '.join(str(error).split())[:1000]}")
         outcomes = []
-        seconds = sum(attempt.seconds for attempt in attempts) / len(attempts)
-        self._trial_seconds = seconds if self._trial_seconds is None else 0.7 * self._trial_seconds + 0.3 * seconds
-        for pending, attempt in zip(call.batch, attempts, strict=True):
+        attempts = [attempt for unit in results for attempt in unit]
+        seconds = sum(attempt.seconds for attempt in attempts) / len(results)
+        self._unit_seconds = seconds if self._unit_seconds is None else 0.7 * self._unit_seconds + 0.3 * seconds
+        for pending, attempt in zip(call.trials, attempts, strict=True):
             if attempt.error is not None and pending.attempts <= self._settings.retries:
                 self._again.append(pending)
             else:
@@ -298,14 +321,14 @@ class _Pool:
         """A worker went: its queued calls were never begun; the call at its head may be the reason."""
         seconds = time.monotonic() - call.began
         for queued in member.calls:
-            for pending in queued.batch:
+            for pending in queued.trials:
                 pending.attempts -= 1
                 self._again.append(pending)
         member.calls.clear()
         blameless = self._node_is_gone(member.node)
         self._replace(member)
         if blameless:  # the machine went, not the trial: this was no attempt
-            for pending in call.batch:
+            for pending in call.trials:
                 pending.attempts -= 1
                 self._again.append(pending)
             return []
@@ -314,8 +337,8 @@ class _Pool:
     def _blame(self, call: _Call, error: str, seconds: float, member: _Member) -> list[Outcome]:
         """Try the trials of a lost call again, each alone; one that was alone has itself to blame."""
         outcomes = []
-        alone = len(call.batch) == 1
-        for pending in call.batch:
+        alone = len(call.trials) == 1
+        for pending in call.trials:
             if alone and pending.attempts > self._settings.retries:
                 started = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=seconds)
                 attempt = Attempt({}, error, started, seconds)
@@ -341,7 +364,10 @@ class _Pool:
             return []
         outcomes = []
         for member in list(self._members):
-            if member.calls and time.monotonic() - member.calls[0].began > limit + _TIMEOUT_GRACE_SECONDS:
+            if not member.calls:
+                continue
+            allowed = limit * max(len(unit) for unit in member.calls[0].units) + _TIMEOUT_GRACE_SECONDS
+            if time.monotonic() - member.calls[0].began > allowed:
                 call = member.calls.popleft()
                 outcomes += self._lose(member, call, f"TrialTimeoutError: outlived --trial_timeout {limit:g} s")
         return outcomes

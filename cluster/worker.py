@@ -12,22 +12,42 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, cast
 
 from cluster.trial import Trial
 
 Tables = Mapping[str, Sequence[Sequence[Any]]]
 """Rows by table name; each row in the order of the table's schema without trial_id, which the runner puts in front."""
 
-Task = Callable[[Trial], Tables]
+
+class Task(Protocol):
+    """Runs trials on a worker. One that can run several trials of equal shape at once also has `pack`."""
+
+    def __call__(self, trial: Trial) -> Tables:
+        """Run one trial."""
+
+
+class PackTask(Task, Protocol):
+    """A task that can run a pack."""
+
+    def pack(self, trials: Sequence[Trial]) -> Sequence[Tables | Exception]:
+        """Run several trials at once; returns for each its tables or what ended it."""
+
+
 Setup = Callable[..., Task]
 """Called once a worker with the shared objects; what it returns runs every trial there."""
+
+Unit = Sequence[Trial]
+"""What a worker runs at once: one trial, or a pack of several."""
 
 _ERROR_CHARACTERS = 4000
 
 
 class Attempt(NamedTuple):
-    """What one attempt at one trial gave; `error` is None when it completed. Seconds of wall clock, started_at in UTC."""
+    """What one attempt at one trial gave; `error` is None when it completed.
+
+    `seconds` is wall clock, in a pack the trial's share of it; `started_at` is in UTC.
+    """
 
     tables: Tables
     error: str | None
@@ -58,28 +78,31 @@ class Worker:
         device = torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else "cpu"
         return socket.gethostname(), node, device
 
-    def run(self, trials: Sequence[Trial], timeout: float | None = None) -> list[Attempt]:
-        """Run trials in order.
+    def run(self, units: Sequence[Unit], timeout: float | None = None) -> list[list[Attempt]]:
+        """Run units in order; returns an attempt for each of their trials.
 
         Args:
-            trials: what to run.
-            timeout: seconds a trial may take, enforced inside this process (main thread, Python code only); None
-                leaves it to the caller.
+            units: what to run.
+            timeout: seconds a trial may take (a pack: a trial's share of it), enforced inside this process (main
+                thread, Python code only); None leaves it to the caller.
         """
-        return [self._attempt(trial, timeout) for trial in trials]
+        return [self._attempt(unit, timeout) for unit in units]
 
-    def _attempt(self, trial: Trial, timeout: float | None) -> Attempt:
+    def _attempt(self, unit: Unit, timeout: float | None) -> list[Attempt]:
         started_at, began = dt.datetime.now(dt.UTC), time.perf_counter()
-        error: str | None = None
-        tables: Tables = {}
+        results: Sequence[Tables | Exception]
         try:
-            with _alarm(timeout):
-                tables = self._task(trial)
-            if (bad := _first_nan(tables)) is not None:
-                error, tables = bad, {}
+            with _alarm(timeout, len(unit)):
+                results = [self._task(unit[0])] if len(unit) == 1 else cast(PackTask, self._task).pack(unit)
         except Exception as raised:
-            error = describe_error(raised)
-        return Attempt(tables, error, started_at, time.perf_counter() - began)
+            results = [raised] * len(unit)
+        seconds = (time.perf_counter() - began) / len(unit)
+        attempts = []
+        for result in results:
+            error = describe_error(result) if isinstance(result, Exception) else _first_nan(result)
+            tables = {} if isinstance(result, Exception) or error else result
+            attempts.append(Attempt(tables, error, started_at, seconds))
+        return attempts
 
 
 def describe_error(error: BaseException) -> str:
@@ -97,8 +120,8 @@ def _first_nan(tables: Tables) -> str | None:
 
 
 @contextmanager
-def _alarm(timeout: float | None) -> Iterator[None]:
-    """Raise TrialTimeoutError in the main thread after `timeout` seconds."""
+def _alarm(timeout: float | None, trials: int) -> Iterator[None]:
+    """Raise TrialTimeoutError in the main thread after `timeout` seconds a trial."""
     if timeout is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -107,7 +130,7 @@ def _alarm(timeout: float | None) -> Iterator[None]:
         raise TrialTimeoutError(f"outlived --trial_timeout {timeout:g} s")
 
     previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
+    signal.setitimer(signal.ITIMER_REAL, timeout * trials)
     try:
         yield
     finally:

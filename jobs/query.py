@@ -89,7 +89,6 @@ def execute(source: Run, sql: str) -> pa.Table:
             db.register(name, source.read(name))
         for setting in (
             "TimeZone = 'UTC'",
-            "python_enable_replacements = false",
             "enable_external_access = false",
             "lock_configuration = true",
         ):

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InputError
 from cluster.executor import Outcome, Settings, execute
+from cluster.packing import packs
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest
 from cluster.store import Run, Store
 from cluster.trial import Scalar, Trial
+from cluster.worker import Task
 from jobs.command import command, command_line, versions
 from lightning_modules.data.catalog import load_dataset
 from tuning.space import draw
@@ -34,6 +36,9 @@ shiftlab sweep --dataset photos/ features.parquet --held_out each pairs --run ru
 shiftlab sweep --config sweep.yaml --run s3://bucket/sweep --address auto                 # on a running cluster
 shiftlab sweep --dataset ColoredMNIST --workers 0 --steps 10 --run /tmp/try               # no Ray, for a debugger
 """
+
+
+_LARGEST_PACK = 32
 
 
 @dataclass
@@ -62,6 +67,7 @@ class Sweep:
         retries: how often a failed trial is tried again.
         trial_timeout: seconds a trial may take; null for no limit.
         retry_failed: run trials again that are stored as failed.
+        pack: trials of equal shape that train at once in one worker; null chooses, 1 trains each alone.
         timing: print where the time of the start went.
     """
 
@@ -82,13 +88,14 @@ class Sweep:
     retries: int = 1
     trial_timeout: float | None = None
     retry_failed: bool = False
+    pack: int | None = None
     timing: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("draws", 1), ("seeds", 1), ("seed", 0), ("steps", 1), ("image_size", 1), ("retries", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: {getattr(self, name)} is too small; give {least} or more")
-        for name in ("checkpoint_every", "trial_timeout"):
+        for name in ("checkpoint_every", "trial_timeout", "pack"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name}: {value} is not above 0; give more, or null")
@@ -130,27 +137,44 @@ def run(options: Sweep) -> int:
     return _summarise(options, counts, clock)
 
 
-def setup(threads: int, datasets: Mapping[str, Dataset]) -> Callable[[Trial], dict[str, list[Any]]]:
+def setup(threads: int, datasets: Mapping[str, Dataset]) -> Task:
     """Prepare a worker: import torch and Lightning once, and remember the splits of the seeds in use."""
     from functools import lru_cache
 
     import torch
 
     from lightning_modules.data.tensors import SplitDataset, split_dataset
-    from lightning_modules.domain_generalization.training import train
+    from lightning_modules.domain_generalization.pack import Member, train_pack
 
     torch.set_num_threads(threads)
 
-    @lru_cache(maxsize=4)
+    @lru_cache(maxsize=8)
     def split(identity: str, seed: int) -> SplitDataset:
         return split_dataset(datasets[identity], seed)
 
-    def task(trial: Trial) -> dict[str, list[Any]]:
-        values, budget = json.loads(trial.hyperparameters), json.loads(trial.budget)
-        data = split(trial.dataset, trial.seed)
-        return {"metrics": train(trial.method, values, data, trial.held_out, budget, trial.stream)}
+    class Train:
+        def __call__(self, trial: Trial) -> dict[str, list[Any]]:
+            # A pack of one: on a CPU a trial then has the same numbers to the last bit whatever trains beside it.
+            (result,) = self.pack([trial])
+            if isinstance(result, Exception):
+                raise result
+            return result
 
-    return task
+        def pack(self, trials: Sequence[Trial]) -> list[dict[str, list[Any]] | Exception]:
+            members = [
+                Member(json.loads(t.hyperparameters), split(t.dataset, t.seed), t.held_out, t.stream) for t in trials
+            ]
+            results = train_pack(trials[0].method, members, json.loads(trials[0].budget))
+            return [result if isinstance(result, Exception) else {"metrics": result} for result in results]
+
+    return Train()
+
+
+def shape(trial: Trial) -> tuple[Any, ...]:
+    """What trials must share to train as one pack."""
+    values = json.loads(trial.hyperparameters)
+    kinds = tuple((k, v) for k, v in values.items() if k == "batch_size" or isinstance(v, str | bool))
+    return trial.method, trial.dataset, len(trial.held_out), trial.budget, kinds
 
 
 @dataclass
@@ -275,8 +299,10 @@ def _run_missing(
     if counts.done == counts.total:
         return counts
     about = versions()
+    # Large enough packs to be worth it, small enough that every worker has several to take its turn at.
+    size = options.pack or min(_LARGEST_PACK, max(1, (counts.total - counts.done) // (4 * max(1, settings.workers))))
     with PlanProgress("trials", counts.total, counts.done, counts.failed) as progress, contextlib.suppress(Interrupted):
-        outcomes = execute(missing, setup, (1, datasets), settings=settings, stop=stop, ray=ray)
+        outcomes = execute(packs(missing, shape, size), setup, (1, datasets), settings=settings, stop=stop, ray=ray)
         for batch, running in outcomes:
             if batch:
                 _store(options, store, batch, about)

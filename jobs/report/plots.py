@@ -152,7 +152,7 @@ def _curve_panel(
             low = [m - s for m, s in zip(means, spreads, strict=True)]
             high = [m + s for m, s in zip(means, spreads, strict=True)]
             marker = "o" if len(steps) <= 3 else ""
-            axes.fill_between(steps, low, high, color=style.colour, alpha=0.1, linewidth=0)
+            axes.fill_between(steps, low, high, color=style.colour, alpha=min(0.1, 0.6 / len(curves)), linewidth=0)
             axes.plot(steps, means, color=style.colour, linestyle=style.line, linewidth=1.6, marker=marker, ms=3.5)
         if limits:
             axes.set_ylim(*limits)

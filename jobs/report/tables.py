@@ -197,7 +197,7 @@ def _result_table(
     notes += _seed_notes(columns, rows)
     notes += _missing_notes(rule, columns, rows, counts)
     if absent := [e for e in environments if e not in columns]:
-        notes.append(f"Avg is X: it is over every environment, and {_listed(absent)} was not held out alone.")
+        notes.append(f"Avg is X: it is over every environment; not held out alone: {_listed(absent)}.")
     return ResultTable(rule, title, *group, columns, _mark_best(rows), tuple(notes), tuple(chosen))
 
 

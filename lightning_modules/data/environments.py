@@ -91,7 +91,9 @@ def check_dataset(dataset: Dataset) -> Dataset:
         if len(inputs) != len(labels):
             raise InputError(f"{where}: {len(inputs)} inputs but {len(labels)} labels; give one label an example")
         if environment.out is not None and (environment.out.all() or not environment.out.any()):
-            raise InputError(f"{where}: its split has only {'out' if environment.out.all() else 'in'!r} examples; mark both")
+            raise InputError(
+                f"{where}: its split has only {'out' if environment.out.all() else 'in'!r} examples; mark both"
+            )
         if inputs.shape[1:] != dataset.input_shape:
             raise InputError(
                 f"{where}: examples have shape {inputs.shape[1:]}, those of {names[0]!r} have {dataset.input_shape}; "
@@ -112,5 +114,7 @@ def check_dataset(dataset: Dataset) -> Dataset:
         counts = np.bincount(labels, minlength=len(dataset.classes))
         if (counts == 0).any():
             missing = [dataset.classes[i] for i in np.flatnonzero(counts == 0)[:5]]
-            raise InputError(f"{where}: has no example of class {', '.join(map(repr, missing))}; add some or drop the class")
+            raise InputError(
+                f"{where}: has no example of class {', '.join(map(repr, missing))}; add some or drop the class"
+            )
     return dataset

@@ -150,12 +150,22 @@ def _read(path: Path) -> pa.Table:
             try:
                 table = pa.ipc.open_file(source).read_all()
             except pa.ArrowInvalid:  # not the file format: the stream format has no magic bytes to tell it by
-                source.seek(0)
                 table = pa.ipc.open_stream(source).read_all()
-        return table.select(_select(path, table.column_names))
+        table = table.select(_select(path, table.column_names))
+        table.validate(full=True)  # unlike the other formats this one has no checks of its own, and bad offsets crash
+        return table
     except InputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{path}: cannot be read as {suffix[1:]} ({reason}); write it anew") from error
 

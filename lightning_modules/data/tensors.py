@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,33 +52,49 @@ def split_dataset(dataset: Dataset, seed: int) -> SplitDataset:
     return SplitDataset(dataset, inputs, labels, tuple(rows_in), tuple(rows_out), group)
 
 
-class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless mini-batches, one of equal size from each training environment, sampled with replacement.
+class RowStream:
+    """Endless rows of mini-batches, of equal size from each training environment, sampled with replacement.
 
     Args:
         split: the data.
-        environments: indices of the training environments.
-        batch_size: examples per environment (DomainBed's convention).
+        environments: indices of the training environments, E of them.
+        batch_size: examples per environment, B (DomainBed's convention).
         seed: of the sampling; the stream depends on nothing else.
-
-    Yields:
-        inputs [E, B, ...] and labels [E, B].
     """
 
     def __init__(self, split: SplitDataset, environments: Sequence[int], batch_size: int, seed: int) -> None:
-        self._split = split
         rows = [split.rows_in[e] for e in environments]
         self._rows = torch.cat(rows)
         self._sizes_E1 = torch.tensor([[len(r)] for r in rows], dtype=torch.float64)
         self._starts_E1 = torch.cumsum(self._sizes_E1, 0).long() - self._sizes_E1.long()
-        self._batch_size = batch_size
-        self._seed = seed
+        self._shape = (len(rows), batch_size)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def draw(self) -> Tensor:
+        """Draw the next rows [E, B]."""
+        uniform_EB = torch.rand(self._shape, dtype=torch.float64, generator=self._generator)
+        return self._rows[(uniform_EB * self._sizes_E1).long() + self._starts_E1]
+
+
+class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """The mini-batches of one trial, or of K trials side by side.
+
+    Args:
+        split: where the examples are (the splits of the trials may differ, the examples are the same).
+        streams: makes the streams of rows, so that every iteration starts at the beginning; one stream for a trial
+            alone, a list of K for a pack.
+
+    Yields:
+        inputs [E, B, ...] and labels [E, B]; for a pack [K, E, B, ...] and [K, E, B].
+    """
+
+    def __init__(self, split: SplitDataset, streams: Callable[[], RowStream | list[RowStream]]) -> None:
+        self._split = split
+        self._streams = streams
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Start the stream from its beginning."""
-        generator = torch.Generator().manual_seed(self._seed)
-        shape = (len(self._sizes_E1), self._batch_size)
+        """Start from the beginning."""
+        streams = self._streams()
         while True:
-            uniform_EB = torch.rand(shape, dtype=torch.float64, generator=generator)
-            rows_EB = self._rows[(uniform_EB * self._sizes_E1).long() + self._starts_E1]
-            yield self._split.inputs[rows_EB], self._split.labels[rows_EB]
+            rows = torch.stack([s.draw() for s in streams]) if isinstance(streams, list) else streams.draw()
+            yield self._split.inputs[rows], self._split.labels[rows]

@@ -79,10 +79,10 @@ class Method(pl.LightningModule):
             )
         self.network = network
         self.hyperparameters = hyperparameters
-        self._state_names: list[str] = []
+        self.state_names: list[str] = []
         for name, value in self.initial_state(hyperparameters, environments).items():
             self.register_buffer(f"state_{name}", value)
-            self._state_names.append(name)
+            self.state_names.append(name)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: Tensor
 
@@ -124,7 +124,7 @@ class Method(pl.LightningModule):
         inputs, labels = batch
         features, logits = self.network(inputs.flatten(0, 1))
         outputs = Outputs(features.view(*labels.shape, -1), logits.view(*labels.shape, -1))
-        state: State = {name: getattr(self, f"state_{name}") for name in self._state_names}
+        state: State = {name: getattr(self, f"state_{name}") for name in self.state_names}
         loss, state = self.objective(outputs, labels, self.hyperparameters, state, self.updates)
         for name, value in state.items():
             setattr(self, f"state_{name}", value.detach())

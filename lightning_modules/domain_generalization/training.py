@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_modules.data.tensors import EnvironmentBatches, SplitDataset
+from lightning_modules.data.tensors import EnvironmentBatches, RowStream, SplitDataset
 from lightning_modules.domain_generalization.catalog import find_method
 from lightning_modules.domain_generalization.method import Method
 from lightning_modules.errors import InputError
@@ -30,13 +30,12 @@ class EnvironmentEvaluation(pl.Callback):
 
     Args:
         split: the data.
-        checkpoint_every: steps between evaluations; the last step is evaluated too.
-        steps: the last step.
+        budget: "steps" and "checkpoint_every"; the last step is evaluated whatever the interval.
     """
 
-    def __init__(self, split: SplitDataset, checkpoint_every: int, steps: int) -> None:
+    def __init__(self, split: SplitDataset, budget: Mapping[str, Any]) -> None:
         self._split = split
-        self._every, self._steps = checkpoint_every, steps
+        self._every, self._steps = int(budget["checkpoint_every"]), int(budget["steps"])
         self.rows: list[MetricRow] = []
 
     def on_train_batch_end(
@@ -48,13 +47,8 @@ class EnvironmentEvaluation(pl.Callback):
             FloatingPointError: when the loss is not finite; such a trial is not scored.
         """
         step = trainer.global_step
-        if step % self._every and step != self._steps:
-            return
-        rows = evaluate(pl_module, self._split, step)
-        for _, environment, name, metric, value in rows:
-            if not math.isfinite(value):
-                raise FloatingPointError(f"{metric} of environment {environment!r} ({name}) is {value} at step {step}")
-        self.rows += rows
+        if step % self._every == 0 or step == self._steps:
+            self.rows += finite(evaluate(pl_module, self._split, step))
 
 
 @torch.no_grad()
@@ -71,6 +65,14 @@ def evaluate(module: pl.LightningModule, split: SplitDataset, step: int) -> list
         correct.append((logits.argmax(1) == labels).double().cpu())
     module.train(was_training)
     return metric_rows(split, torch.cat(correct), torch.cat(losses), step)
+
+
+def finite(rows: list[MetricRow]) -> list[MetricRow]:
+    """Return the rows, or raise FloatingPointError where one is not finite."""
+    for step, environment, part, metric, value in rows:
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{metric} of environment {environment!r} ({part}) is {value} at step {step}")
+    return rows
 
 
 def metric_rows(split: SplitDataset, correct: torch.Tensor, losses: torch.Tensor, step: int) -> list[MetricRow]:
@@ -122,18 +124,24 @@ def train(
     Raises:
         FloatingPointError: when the loss stops being finite.
     """
-    names = split.dataset.environment_names
-    training = training_environments(names, held_out)
+    training = training_environments(split.dataset.environment_names, held_out)
     module = build_method(method, hyperparameters, split, len(training), stream)
-    batches = EnvironmentBatches(split, training, module.hyperparameters.batch_size, stream("batches"))
-    evaluation = EnvironmentEvaluation(split, int(budget["checkpoint_every"]), int(budget["steps"]))
+    batch_size = module.hyperparameters.batch_size
+    batches = EnvironmentBatches(split, lambda: RowStream(split, training, batch_size, stream("batches")))
+    evaluation = EnvironmentEvaluation(split, budget)
+    fit(module, batches, budget, evaluation)
+    return evaluation.rows
+
+
+def fit(module: pl.LightningModule, batches: EnvironmentBatches, budget: Mapping[str, Any], watch: pl.Callback) -> None:
+    """Run Lightning for the budget's steps, without the files and messages of a run that people watch."""
     with _quiet_lightning():
         trainer = pl.Trainer(
             max_steps=int(budget["steps"]),
             max_epochs=-1,
             accelerator="auto",
             devices=1,
-            callbacks=[evaluation],
+            callbacks=[watch],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -142,7 +150,6 @@ def train(
         )
         # A loader draws a seed for workers it does not have; the generator keeps that draw off the global one.
         trainer.fit(module, DataLoader(batches, batch_size=None, generator=torch.Generator()))
-    return evaluation.rows
 
 
 def training_environments(names: Sequence[str], held_out: Sequence[str]) -> list[int]:

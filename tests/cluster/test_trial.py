@@ -9,7 +9,13 @@ from cluster.trial import Trial, derive_seed
 
 
 def make(**changes):
-    values = {"method": "IRM", "dataset": "D", "held_out": ("b", "a"), "hyperparameters": {"lr": 0.1, "k": 2}, "seed": 3}
+    values = {
+        "method": "IRM",
+        "dataset": "D",
+        "held_out": ("b", "a"),
+        "hyperparameters": {"lr": 0.1, "k": 2},
+        "seed": 3,
+    }
     return Trial.create(**{**values, "budget": {"steps": 10}, **changes})
 
 
@@ -23,7 +29,14 @@ def test_the_id_is_stable_across_processes_and_spelling():
 
 @pytest.mark.parametrize(
     "change",
-    [{"method": "ERM"}, {"dataset": "E"}, {"held_out": ("a",)}, {"hyperparameters": {"lr": 0.1, "k": 3}}, {"seed": 4}, {"budget": {"steps": 11}}],
+    [
+        {"method": "ERM"},
+        {"dataset": "E"},
+        {"held_out": ("a",)},
+        {"hyperparameters": {"lr": 0.1, "k": 3}},
+        {"seed": 4},
+        {"budget": {"steps": 11}},
+    ],
 )
 def test_any_change_of_content_changes_the_id_and_the_streams(change):
     assert make(**change).trial_id != make().trial_id

@@ -34,12 +34,14 @@ class Head:
 
     Args:
         address: HOST:PORT, for --address of every command but submit.
+        client: HOST:PORT of the Ray client server, for ray://HOST:PORT.
         dashboard: http://HOST:PORT, for `shiftlab submit` and `ray job submit`.
         environment: what a client process needs; RAY_API_SERVER_ADDRESS, the access token and `python` on the PATH
             are in it.
     """
 
     address: str
+    client: str
     dashboard: str
     environment: dict[str, str]
 
@@ -83,7 +85,7 @@ def ray_head() -> Iterator[Head]:
     try:
         url = f"http://127.0.0.1:{dashboard}"
         _wait_for(url, environment["RAY_AUTH_TOKEN"], process, log)
-        yield Head(f"127.0.0.1:{port}", url, environment | {"RAY_API_SERVER_ADDRESS": url})
+        yield Head(f"127.0.0.1:{port}", f"127.0.0.1:{client}", url, environment | {"RAY_API_SERVER_ADDRESS": url})
     finally:
         left = _stop(process, mark)
         shutil.rmtree(folder, ignore_errors=True)

@@ -25,7 +25,6 @@ def run(tmp_path_factory):
     )
     bounds = table_schema(("trial_id", pa.string()), ("bound", pa.float64()))
     with Store(path, {"bounds": bounds}) as sink:
-        # Rows survive sealing only beside their trial; any table may come with it.
         sink.append({"bounds": [("t", 0.25), ("u", float("nan"))]})
     return path
 

@@ -95,18 +95,13 @@ def test_a_job_runs_in_a_copy_without_what_should_stay_behind_and_its_exit_code_
     assert err.count("\n") == 1
 
 
-def test_two_jobs_at_once_from_this_repository_one_ends_well_the_other_says_why_not(ray_head, tmp_path):
-    good = start(ROOT, ["--", "doctor", "--skip_ray", "--run", str(tmp_path)], ray_head.environment)
-    bad = start(ROOT, ["--", "query", "/nowhere/at/all", "SELECT 1"], ray_head.environment)
-    code, out, err = outcome(good)
+def test_a_real_command_runs_from_this_repository_and_ends_well(ray_head, tmp_path):
+    process = start(ROOT, ["--", "doctor", "--skip_ray", "--run", str(tmp_path)], ray_head.environment)
+    code, out, err = outcome(process)
     assert code == 0, out + err
     assert re.search(r"^ok +python ", out, re.MULTILINE), out
-    assert "succeeded" in out.splitlines()[-1]
+    assert re.fullmatch(r"job \S+ succeeded", out.splitlines()[-1])
     assert err == ""
-    code, out, err = outcome(bad)
-    assert code == 2
-    assert "shiftlab query: error: run: nothing found at '/nowhere/at/all'" in out
-    assert re.fullmatch(r"job \S+ failed with exit code 2\n", err)
 
 
 def test_ctrl_c_stops_following_not_the_job(ray_head, project):
@@ -132,14 +127,55 @@ def test_ctrl_c_stops_following_not_the_job(ray_head, project):
     assert ray("stop").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("end", "code", "line"),
+    [
+        ({"status": "STOPPED", "message": "Job was\nstopped."}, 1, "job j stopped: Job was stopped.\n"),
+        ({"status": "FAILED", "message": "No such\n image"}, 1, "job j failed: No such image\n"),
+        ({"status": "FAILED", "driver_exit_code": -15}, 143, "job j failed with exit code -15\n"),
+        (
+            {"status": "FAILED", "driver_exit_code": 1, "message": "python: No module named jobs"},
+            1,
+            "job j failed with exit code 1\n"
+            "the head's `python` lacks shiftlab: activate its environment before `ray start`\n",
+        ),
+    ],
+)
+def test_every_way_a_job_can_end_has_its_exit_code_and_line(capsys, end, code, line):
+    from ray.job_submission import JobDetails
+
+    assert submit._report("j", JobDetails(type="SUBMISSION", entrypoint="x", **end)) == code
+    assert capsys.readouterr().err == line
+
+
 def test_the_access_token_is_asked_for_in_one_line(ray_head, project):
     words = ["--address", ray_head.dashboard, "--", "query"]
     wrong = ray_head.environment | {"RAY_AUTH_TOKEN": "0123456789abcdef"}
-    for environment, mend in ((clean_environment(), "set RAY_AUTH_MODE=token"), (wrong, "check the token")):
-        code, _, err = outcome(start(project, words, environment))
+    mends = {"set RAY_AUTH_MODE=token": clean_environment(), "check the token": wrong}
+    running = {mend: start(project, words, environment) for mend, environment in mends.items()}
+    for mend, process in running.items():
+        code, _, err = outcome(process)
         assert code == 2
         assert f"the Ray cluster at '{ray_head.dashboard}' wants its access token; {mend}" in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_joining_the_head_itself_works_with_its_token_and_says_so_without(ray_head, scheme):
+    address = scheme + (ray_head.client if scheme else ray_head.address)
+    code = (
+        f"from cluster.session import connect\nwith connect({address!r}) as ray: print(ray.cluster_resources()['CPU'])"
+    )
+    wrong = ray_head.environment | {"RAY_AUTH_TOKEN": "0123456789abcdef"}
+    environments = {"": ray_head.environment, "set RAY_AUTH_MODE=token": clean_environment(), "check the token": wrong}
+    for mend, environment in environments.items():
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+        if mend:
+            wants = f"InputError: address: the Ray cluster at '{address}' wants its access token; {mend}"
+            assert wants in done.stderr.splitlines()[-1]
+        else:
+            assert done.stdout == "2.0\n", done.stderr
 
 
 def test_an_address_where_no_dashboard_answers_is_refused_in_seconds(ray_head, project, monkeypatch):

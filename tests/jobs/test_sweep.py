@@ -28,7 +28,9 @@ def sweep(run, *words, workers=0):
 def stored(run):
     """Everything a run holds of its trials but when and where they ran."""
     run = Run(str(run))
-    metrics = run.read("metrics").sort_by([(k, "ascending") for k in ("trial_id", "step", "environment", "split", "metric")])
+    metrics = run.read("metrics").sort_by(
+        [(k, "ascending") for k in ("trial_id", "step", "environment", "split", "metric")]
+    )
     return run.read("trials"), metrics
 
 
@@ -67,7 +69,7 @@ def test_a_trial_gives_the_same_metrics_on_ray_in_process_alone_in_any_order_and
     _, here = stored(tmp_path / "here")
     assert on_ray.num_rows == 30 * 24
     assert on_ray.equals(here)  # to the last bit
-    for method in ("IRM", "CORAL"):
+    for method in ("IRM", "CORAL"):  # a sweep of one
         assert sweep(tmp_path / method, "--methods", method, "--held_out", "+80%") == 0
         trials, alone = stored(tmp_path / method)
         (trial_id,) = trials["trial_id"].to_pylist()
@@ -76,8 +78,23 @@ def test_a_trial_gives_the_same_metrics_on_ray_in_process_alone_in_any_order_and
         assert alone.equals(chosen)
 
 
+def test_packs_change_no_number(tmp_path):
+    words = ("--methods", "ERM", "CORAL", "--seeds", "2")
+    assert sweep(tmp_path / "alone", *words, "--pack", "1") == 0
+    assert sweep(tmp_path / "pack", *words, "--pack", "5") == 0
+    assert stored(tmp_path / "alone")[1].equals(stored(tmp_path / "pack")[1])
+
+
 def test_failures_are_tried_again_stored_counted_and_the_sweep_goes_on(tmp_path, capsys):
-    words = ("--methods", "ERM", "IRM", "--hyperparameters.irm_lambda", "1e300", "--hyperparameters.irm_anneal_steps", "1")
+    words = (
+        "--methods",
+        "ERM",
+        "IRM",
+        "--hyperparameters.irm_lambda",
+        "1e300",
+        "--hyperparameters.irm_anneal_steps",
+        "1",
+    )
     assert sweep(tmp_path, *words, "--retries", "2") == 1
     captured = capsys.readouterr()
     trials = {(r["method"], tuple(r["held_out"])): r for r in Run(str(tmp_path)).read("trials").to_pylist()}
@@ -111,7 +128,11 @@ COMMAND = [sys.executable, "-m", "jobs.sweep", *SMALL, "--methods", "ERM", "CORA
 def start(run, *words):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*COMMAND, "--run", str(run), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [*COMMAND, "--run", str(run), *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     )
 
 
@@ -123,7 +144,9 @@ def wait_for_parts(run):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, "0"), (signal.SIGTERM, 143, "0"), (signal.SIGTERM, 143, "2")])
+@pytest.mark.parametrize(
+    ("number", "code", "workers"), [(signal.SIGINT, 130, "0"), (signal.SIGTERM, 143, "0"), (signal.SIGTERM, 143, "2")]
+)
 def test_a_signal_leaves_whole_rows_and_prints_the_command_that_resumes(tmp_path, number, code, workers):
     process = start(tmp_path, "--workers", workers)
     wait_for_parts(tmp_path)
@@ -174,7 +197,10 @@ def test_own_folders_and_tables_are_swept(tmp_path):
     words = ["--dataset", str(tmp_path / "photos"), str(tmp_path / "features.npz"), "--image_size", "8", "--steps", "2"]
     assert main([*words, "--run", str(tmp_path / "run"), "--workers", "0"]) == 0
     rows = Run(str(tmp_path / "run")).read("trials").to_pylist()
-    assert {(r["dataset"].split("@")[0], json.loads(r["hyperparameters"])["network"]) for r in rows} == {("photos", "cnn"), ("features", "linear")}
+    assert {(r["dataset"].split("@")[0], json.loads(r["hyperparameters"])["network"]) for r in rows} == {
+        ("photos", "cnn"),
+        ("features", "linear"),
+    }
     assert len(rows) == 5
 
 
@@ -200,17 +226,24 @@ def write_table(path, **changes):
 BAD = {
     "unknown method": (["--methods", "IRN"], "unknown method 'IRN'; did you mean 'IRM'?"),
     "unknown dataset": (["--dataset", "ColoredMNITS"], "ColoredMNIST"),
-    "held-out name": (["--held_out", "+70%"], "held_out: dataset ColoredMNIST has no environment '+70%'; it has +90%, +80%, -90%"),
+    "held-out name": (
+        ["--held_out", "+70%"],
+        "held_out: dataset ColoredMNIST has no environment '+70%'; it has +90%, +80%, -90%",
+    ),
     "all held out": (["--held_out", "+90%,+80%,-90%"], "leaves nothing of ColoredMNIST to train on"),
     "too few left": (["--methods", "VREx", "--held_out", "pairs"], "VREx trains on 2 environments or more"),
     "steps": (["--steps", "0"], "steps: 0 is too small; give 1 or more"),
     "steps below": (["--steps", "-3"], "steps: -3 is too small"),
     "draws": (["--draws", "0"], "draws: 0 is too small"),
     "timeout": (["--trial_timeout", "0"], "trial_timeout: 0.0 is not above 0"),
+    "pack": (["--pack", "0"], "pack: 0 is not above 0"),
     "repeated method": (["--methods", "ERM", "ERM"], "methods: ERM, ERM repeats one"),
     "no method": (["--methods", "[]"], "methods: is empty"),
     "hyperparameter": (["--hyperparameters.lrr", "1"], "none of ERM has 'lrr'; they have batch_size, lr"),
-    "nothing to draw": (["--draws", "2", "--hyperparameters", '{"lr": 0.1, "batch_size": 8}'], "leave nothing of ERM to draw"),
+    "nothing to draw": (
+        ["--draws", "2", "--hyperparameters", '{"lr": 0.1, "batch_size": 8}'],
+        "leave nothing of ERM to draw",
+    ),
     "network": (["--hyperparameters.network", "resnet"], "network: unknown 'resnet'"),
     "unknown option": (["--stepz", "3"], "unknown option 'stepz'; did you mean 'steps'?"),
     "scheme": (["--run", "ftp://host/run"], "cannot open 'ftp://host/run'"),

@@ -364,6 +364,7 @@ def test_labels_of_any_value_become_0_to_C_minus_1_and_keep_their_names(tmp_path
     columns["label"] = np.array([100, -3, 9])[np.arange(40) % 3]
     dataset = load_table(save(tmp_path / "t.parquet", arrow(columns)))
     assert dataset.classes == ("-3", "9", "100")
+    assert_holds(dataset, columns)
     columns["label"] = columns["label"].astype(str)
     again = load_table(save(tmp_path / "t.parquet", arrow(columns)))
     assert again.identity == dataset.identity
@@ -414,10 +415,9 @@ def test_a_tables_identity_follows_its_content_and_not_its_place(tmp_path, colum
         changed = columns | {name: columns[name].copy()}
         changed[name][row] = value
         seen.append(load_table(save(tmp_path / "t.parquet", arrow(changed))).identity)
-    for name, new in [("label", "x"), ("environment", "8")]:
-        renamed = columns | {
-            name: np.where(columns[name].astype(str) == columns[name][0].astype(str), new, columns[name])
-        }
+    for name, old, new in [("label", "1", "x"), ("environment", "9", "8")]:  # the order stays, the names change
+        strings = columns[name].astype(str)
+        renamed = columns | {name: np.where(strings == old, new, strings)}
         seen.append(load_table(save(tmp_path / "t.parquet", arrow(renamed))).identity)
     assert len(set(seen)) == len(seen)
     other_logits = columns | {"logits": columns["logits"] + 1}
@@ -439,6 +439,20 @@ def test_unreadable_tables_are_named(tmp_path, columns, suffix):
         path.write_bytes(whole[:300] + b"\xff" + whole[301:])  # the checksum of a member does not match
         with fails(str(path), "cannot be read as npz"):
             load_table(path)
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "feather"])
+def test_an_arrow_file_with_damaged_offsets_is_refused_before_it_crashes(tmp_path, columns, suffix):
+    columns["label"] = np.array(["a", "b"])[columns["label"]]
+    path = save(tmp_path / f"t.{suffix}", arrow(columns))
+    offsets = np.arange(8, dtype=np.int32)  # of the first chunk's 7 strings of one letter
+    damaged = offsets.copy()
+    damaged[3] = 10**9
+    whole = path.read_bytes()
+    assert offsets.tobytes() in whole
+    path.write_bytes(whole.replace(offsets.tobytes(), damaged.tobytes()))
+    with fails(str(path), f"cannot be read as {suffix}"):
+        load_table(path)
 
 
 def test_a_file_that_is_no_table_is_refused_by_its_suffix(tmp_path, columns):
@@ -555,7 +569,10 @@ def test_a_failed_write_leaves_the_old_table_alone(tmp_path, columns):
     with fails("'label'", "3 rows", "40"):
         write_table(path, columns["features"], [0, 1, 2], columns["environment"])
     assert path.read_bytes() == before
-    assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / "taken.parquet").mkdir()
+    with pytest.raises(OSError, match="taken.parquet"):
+        write_table(tmp_path / "taken.parquet", columns["features"], columns["label"], columns["environment"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.parquet", "taken.parquet"]
 
 
 def test_object_arrays_of_strings_are_written_as_strings(tmp_path, columns):

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from lightning_modules.data.catalog import load_dataset
-from lightning_modules.data.tensors import EnvironmentBatches, split_dataset
+from lightning_modules.data.tensors import EnvironmentBatches, RowStream, split_dataset
 from lightning_modules.domain_generalization.training import build_method, evaluate, train
 from lightning_modules.errors import InputError
 from lightning_modules.networks import build_network
@@ -20,6 +20,10 @@ def stream(name):
 @pytest.fixture(scope="module")
 def split():
     return split_dataset(load_dataset("ColoredMNIST"), seed=0)
+
+
+def batches_of(split, environments, batch_size, seed):
+    return EnvironmentBatches(split, lambda: RowStream(split, environments, batch_size, seed))
 
 
 BUDGET = {"steps": 25, "checkpoint_every": 10}
@@ -40,7 +44,7 @@ def test_a_fit_equals_a_plain_loop(split, anneal):
     generator = torch.Generator().manual_seed(stream("init"))
     network = build_network("mlp", (2, 14, 14), 2, generator)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    batches = iter(EnvironmentBatches(split, [0, 1], 64, stream("batches")))
+    batches = iter(batches_of(split, [0, 1], 64, stream("batches")))
     for step in range(25):
         inputs, labels = next(batches)
         risks, penalties = [], []
@@ -66,7 +70,9 @@ def test_a_fit_equals_a_plain_loop(split, anneal):
         for index, name in enumerate(split.dataset.environment_names):
             logits = network(split.inputs[split.rows_out[index]])[1]
             labels = split.labels[split.rows_out[index]]
-            assert value(rows, 25, name, "out", "loss") == pytest.approx(float(F.cross_entropy(logits, labels)), abs=2e-5)
+            assert value(rows, 25, name, "out", "loss") == pytest.approx(
+                float(F.cross_entropy(logits, labels)), abs=2e-5
+            )
             accuracy = float((logits.argmax(1) == labels).double().mean())
             assert value(rows, 25, name, "out", "accuracy") == pytest.approx(accuracy, abs=0.004)  # one example
 
@@ -84,7 +90,9 @@ def test_evaluation_averages_over_each_split_alone(split):
     with torch.no_grad():
         for index, name in enumerate(split.dataset.environment_names):
             for part, chosen in (("in", split.rows_in[index]), ("out", split.rows_out[index])):
-                right = sum(int(module(split.inputs[r : r + 1]).argmax()) == int(split.labels[r]) for r in chosen.tolist())
+                right = sum(
+                    int(module(split.inputs[r : r + 1]).argmax()) == int(split.labels[r]) for r in chosen.tolist()
+                )
                 assert value(rows, 0, name, part, "accuracy") == pytest.approx(right / len(chosen), abs=1e-12)
 
 
@@ -100,15 +108,15 @@ def test_a_fit_depends_on_the_trial_alone_and_leaves_the_global_generator(split,
 
 
 def test_batches_hold_one_share_of_each_training_environment_and_nothing_else(split):
-    batches = EnvironmentBatches(split, [2, 0], 500, seed=3)
+    batches = batches_of(split, [2, 0], 500, seed=3)
     inputs, labels = next(iter(batches))
     assert inputs.shape == (2, 500, 2, 14, 14)
     for row, environment in enumerate((2, 0)):
         allowed = {split.inputs[r].numpy().tobytes() for r in split.rows_in[environment].tolist()}
         assert {x.numpy().tobytes() for x in inputs[row]} <= allowed
-    again = next(iter(EnvironmentBatches(split, [2, 0], 500, seed=3)))
+    again = next(iter(batches_of(split, [2, 0], 500, seed=3)))
     assert torch.equal(again[0], inputs)
-    assert not torch.equal(next(iter(EnvironmentBatches(split, [2, 0], 500, seed=4)))[0], inputs)
+    assert not torch.equal(next(iter(batches_of(split, [2, 0], 500, seed=4)))[0], inputs)
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial(split):
