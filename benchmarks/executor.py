@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/executor.py` has only this folder
 
-from benchmarks.harness import Figure, alternate, quick_asked, scratch_folder, show
+from benchmarks.harness import Figure, alternate, quick_asked, ratio, scratch_folder, show
 from cluster.executor import Outcome, Settings, execute
 from cluster.session import connect
 from cluster.signals import StopRequest
 from cluster.store import Store
 from cluster.trial import Trial
+from cluster.worker import Tables, Task
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKERS = 2
@@ -49,10 +50,8 @@ COLD_START = [
     "true",
 ]
 
-Rows = dict[str, list[Any]]
 
-
-def setup(folder: str, seconds: float) -> Callable[[Trial], Rows]:
+def setup(folder: str, seconds: float) -> Task:
     """Wait until every worker is here, so that a warm pool is what is measured; build a task that sleeps."""
     Path(folder, str(os.getpid())).touch()
     deadline = time.monotonic() + 60
@@ -61,7 +60,7 @@ def setup(folder: str, seconds: float) -> Callable[[Trial], Rows]:
             raise TimeoutError(f"waited a minute for {WORKERS} workers")
         time.sleep(0.005)
 
-    def task(trial: Trial) -> Rows:
+    def task(trial: Trial) -> Tables:
         if seconds:
             time.sleep(seconds)
         return {"metrics": [(0, "environment", "out", "accuracy", 0.5)]}
@@ -238,33 +237,35 @@ def throughput_figures(ray: ModuleType, quick: bool) -> tuple[list[Figure], list
     count, tuned, rounds = (10_000, 24, 1) if quick else (20_000, 100, 3)
     rates: list[Rate] = []
 
-    def trivial() -> float:
+    def ours() -> float:
         rates.append(run_plan(ray, count))
         return rates[-1].warm
 
-    run_plan(ray, 600)
-    tune_rate(4)
-    rates.clear()
-    figures = [
-        alternate(trivial, lambda: tune_rate(tuned), rounds).figure("executor_vs_ray_tune", 200),
-        alternate(trivial, lambda: tune_rate(tuned, as_class=True), 1).figure("executor_vs_ray_tune_class", None),
-        alternate(trivial, lambda: process_rate(2 if quick else 4), min(rounds, 2)).figure(
-            "executor_vs_process_per_trial", None
-        ),
-    ]
-    ideal = WORKERS / SLEEP_SECONDS
-    sleeps = [run_plan(ray, 100 if quick else 300, SLEEP_SECONDS) for _ in range(min(rounds, 2))]
-    warm = statistics.median(rate.warm for rate in sleeps)
+    peers = {
+        "executor_vs_ray_tune": lambda: tune_rate(tuned),
+        "executor_vs_process_per_trial": lambda: process_rate(2),
+    }
+    run_plan(ray, 500)
+    if not quick:
+        tune_rate(4)
+        peers["executor_vs_ray_tune_class"] = lambda: tune_rate(tuned, as_class=True)
+    taken = alternate({"ours": ours, **peers}, rounds)
+    bars = {"executor_vs_ray_tune": 200}
+    figures = [ratio(name, taken["ours"], taken[name], bars.get(name)) for name in peers]
+    short = 100 if quick else 300
+    sleeps = [run_plan(ray, short, SLEEP_SECONDS) for _ in range(min(rounds, 2))]
+    warm, ideal = statistics.median(rate.warm for rate in sleeps), WORKERS / SLEEP_SECONDS
     figures.append(Figure("executor_share_of_ideal_50_ms", warm / ideal, "of ideal", 0.95, warm, ideal))
-    whole = statistics.median(rate.whole for rate in rates)
     notes = [
-        "trials per second; warm: Ray runs and the pool's first trials have begun, for ours and for Tune",
-        f"ours with the pool's start: {whole:,.0f}/s trivial ({count:,} trials), "
-        f"{statistics.median(rate.whole for rate in sleeps):.1f}/s of 50 ms ({100 if quick else 300} trials)",
+        "trials per second on a warm pool, from the first trial's start: Ray's start and the pool's are left out, for Tune "
+        "its actors' too",
+        f"ours with the pool's start: {statistics.median(rate.whole for rate in rates):,.0f}/s trivial ({count:,} trials), "
+        f"{statistics.median(rate.whole for rate in sleeps):.1f}/s of 50 ms ({short} trials)",
         f"Ray Tune: function trainable, random search, {WORKERS} concurrent, reuse_actors=True, {tuned} trials a round, "
-        f"no callbacks, verbose=0, {', '.join(f'{k}={v}' for k, v in TUNE_ENVIRONMENT.items())}; it stores no result "
-        "a trial then, ours stores all; _class is the same with a class trainable",
-        "process per trial: python importing torch and lightning, two at a time; it has no warm state",
+        f"no callbacks, verbose=0, {', '.join(f'{k}={v}' for k, v in TUNE_ENVIRONMENT.items())}: it then writes no "
+        "result of a trial, ours stores all",
+        "executor_vs_ray_tune_class: the same with a class trainable (not in --quick)",
+        f"process per trial: python that imports torch and lightning, {WORKERS} at a time; it has no warm state",
     ]
     return figures, notes
 

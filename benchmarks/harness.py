@@ -8,7 +8,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -50,23 +50,19 @@ class Figure:
         return json.dumps({**values, "met": self.met, "ours": _round(self.ours), "peer": _round(self.peer)})
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """Measurements of alternating rounds, the first of each taken right before the first of the other."""
-
-    ours: list[float]
-    peer: list[float]
-
-    def figure(self, name: str, bar: float | None) -> Figure:
-        """Return the median of the rounds' ratios, ours to the peer's, with the median of each."""
-        ratio = statistics.median(ours / peer for ours, peer in zip(self.ours, self.peer, strict=True))
-        return Figure(name, ratio, "x", bar, statistics.median(self.ours), statistics.median(self.peer))
+def alternate(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Take every measure in turn, round after round, so that what else the machine does meets all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            taken[name].append(measure())
+    return taken
 
 
-def alternate(ours: Callable[[], float], peer: Callable[[], float], rounds: int) -> Rounds:
-    """Measure both in turn, so that what else the machine does meets both alike."""
-    pairs = [(ours(), peer()) for _ in range(rounds)]
-    return Rounds([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+def ratio(figure: str, ours: Sequence[float], peer: Sequence[float], bar: float | None) -> Figure:
+    """Return the median of the rounds' ratios, ours to the peer's, with the median of each."""
+    value = statistics.median(our / its for our, its in zip(ours, peer, strict=True))
+    return Figure(figure, value, "x", bar, statistics.median(ours), statistics.median(peer))
 
 
 def quick_asked(description: str | None) -> bool:
