@@ -252,7 +252,7 @@ def throughput_figures(ray: ModuleType, quick: bool) -> tuple[list[Figure], list
     taken = alternate({"ours": ours, **peers}, rounds)
     bars = {"executor_vs_ray_tune": 200}
     figures = [ratio(name, taken["ours"], taken[name], bars.get(name)) for name in peers]
-    short = 100 if quick else 300
+    short = 100 if quick else 200
     sleeps = [run_plan(ray, short, SLEEP_SECONDS) for _ in range(min(rounds, 2))]
     warm, ideal = statistics.median(rate.warm for rate in sleeps), WORKERS / SLEEP_SECONDS
     figures.append(Figure("executor_share_of_ideal_50_ms", warm / ideal, "of ideal", 0.95, warm, ideal))

@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def make_trials() -> Trials:
     for number in range(TRIALS):
         t = Trial.create("ERM", "ColoredMNIST", ("+90%",), {"lr": 10 ** -(number / TRIALS)}, number, {"steps": 1000})
         started = dt.datetime.fromtimestamp(1_700_000_000 + number, dt.UTC)
-        row = (t.trial_id, t.method, t.dataset, list(t.held_out), t.hyperparameters, t.seed, t.budget)
-        row += ("completed", None, 1, "node", "cpu", started, 1.5, "{}")
+        identity = (t.trial_id, t.method, t.dataset, list(t.held_out), t.hyperparameters, t.seed, t.budget)
+        row = (*identity, "completed", None, 1, "node", "cpu", started, 1.5, "{}")
         metrics = [
             (t.trial_id, 100 * step, environment, split, "accuracy", (number + step) / (TRIALS + STEPS))
             for step in range(STEPS)
@@ -85,6 +86,7 @@ def main() -> int:
     runs = 0
 
     def rate(way: Callable[[str, Trials], pa.Table]) -> float:
+        """Rows per second, written and read."""
         nonlocal runs
         runs += 1
         began = time.perf_counter()
@@ -94,9 +96,9 @@ def main() -> int:
             raise RuntimeError(f"{way.__name__}: {table.num_rows} of {rows} rows came back, or other values")
         return rows / took
 
-    ways = {way.__name__: way for way in (store, parquet, json_lines)}
+    measures = {way.__name__: partial(rate, way) for way in (store, parquet, json_lines)}
     with scratch_folder() as folder:
-        taken = alternate({name: lambda way=way: rate(way) for name, way in ways.items()}, 2 if quick else 7)
+        taken = alternate(measures, 2 if quick else 7)
     seconds = rows / statistics.median(taken["store"])
     figures = [
         Figure("store_100k_metric_rows", seconds, "s", 5, seconds, at_most=True),

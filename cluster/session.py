@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,7 +25,6 @@ _EMBEDDED_ENVIRONMENT = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_AUTH_MODE": "token",  # Ray's own default for an embedded cluster; saying so spares its warning
 }
 
 
@@ -48,9 +48,11 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Mod
         address = None
     if address:
         _check_address(address)
-    else:
+    elif "ray" not in sys.modules:  # Ray reads some of these at its import: later they would split it in two minds
         for name, value in _EMBEDDED_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+    # Ray protects its clusters with a token in ~/.ray by default, and warns that it does.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     import ray
 
     if ray.is_initialized():  # the caller's own connection: use it, leave it

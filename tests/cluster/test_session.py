@@ -102,6 +102,7 @@ def test_an_embedded_ray_ends_with_its_block_and_a_block_inside_it_leaves_it_up(
 import os, time
 os.environ["RAY_ADDRESS"] = "127.0.0.1:9"  # "local" means local
 import psutil
+import ray  # what reads the environment when it is imported must not clash with what `connect` sets
 from cluster.session import connect
 
 with connect("local", cpus=1) as ray:
