@@ -37,18 +37,7 @@ TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 PROCESS = "import torch, lightning; print({'trial': 0, 'accuracy': 0.5})"
-COLD_START = [
-    "--dataset",
-    "ColoredMNIST",
-    "--methods",
-    "ERM",
-    "--held_out",
-    "+90%",
-    "--steps",
-    "50",
-    "--timing",
-    "true",
-]
+COLD_START = ["--dataset=ColoredMNIST", "--methods=ERM", "--held_out=+90%", "--steps=50", "--timing=true"]
 
 
 def setup(folder: str, seconds: float) -> Task:

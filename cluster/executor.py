@@ -23,9 +23,9 @@ from cluster.worker import Attempt, Setup, Tables, Worker
 if TYPE_CHECKING:
     from types import ModuleType
 
-# A call of a warm actor costs about 0.5 ms, so 50 ms of trials a call make that 1 %, and batches stay too short to
-# leave another worker idle at the end of a plan.
-_CALL_SECONDS = 0.05
+# A call costs a worker about 1.7 ms, so 0.2 s of trials a call make that under 1 %, and batches stay too short to leave
+# another worker idle for long at the end of a plan.
+_CALL_SECONDS = 0.2
 _MAX_BATCH = 256
 # Trials longer than this gain nothing from a second call waiting in the worker, and could run elsewhere instead.
 _QUEUE_AHEAD_SECONDS = 0.5

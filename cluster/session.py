@@ -73,7 +73,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Mod
     except (ConnectionError, RuntimeError, ValueError) as error:
         if not address:
             raise
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise InputError(f"address: cannot join the Ray cluster at {address!r} ({reason})") from None
     try:
         yield ray

@@ -20,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError
@@ -85,6 +84,8 @@ class Run:
         return len(pc.unique(completed)) < len(completed)
 
     def _read_parts(self, table: str, names: Sequence[str], declared: pa.Schema | None) -> pa.Table:
+        import pyarrow.dataset as pads  # brings in pandas where that is installed: only readers should wait for it
+
         paths = [self.location.path(table, name) for name in names]
         dataset = pads.dataset(paths, filesystem=self.location.filesystem, format="parquet")
         # Without an explicit schema a dataset takes its first file's and silently drops newer columns.
@@ -189,6 +190,8 @@ class Store:
         self._rows = 0
         self._seal_segment(name, dict(_log_segments(self._logs))[name])
         self._sealed_at = time.monotonic()
+        # Arrow would keep the pages of every sealed segment; memory then seems to grow with the number of trials.
+        pa.default_memory_pool().release_unused()
 
     def _seal_segment(self, name: str, paths: Mapping[str, Path]) -> int:
         tables = {table: content for table, path in paths.items() if (content := _read_log(path)) is not None}

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
 Scalar = bool | int | float | str | None
 
 
@@ -18,7 +20,7 @@ def canonical_json(value: Any) -> str:
     Raises:
         ValueError: for NaN or infinity, which have no JSON form and would make two equal trials differ.
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def derive_seed(*parts: Scalar) -> int:

@@ -99,11 +99,11 @@ def _entrypoint(words: list[str]) -> str:
     travelling, run_uri = [], None
     for option, value in _pairs(arguments):
         if option == "--config":
-            value = _config(value)
-            run_uri = run_uri or _run_of(value)
+            value = _config(value or "")
+            run_uri = _run_of(value) or run_uri  # the later of file and option counts, as in the command itself
         elif option == "--run":
             run_uri = value
-        travelling += [word for word in (option, value) if word]
+        travelling += [option] if value is None else [option, value]
     if run_uri and "://" not in run_uri and not os.path.isabs(run_uri):
         raise InputError(
             f"run: {run_uri!r} would be written into the job's copy of this folder, on the head; "
@@ -116,16 +116,17 @@ def _choices() -> str:
     return f"the commands are {', '.join(COMMANDS)}"
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
+def _pairs(words: list[str]) -> list[tuple[str, str | None]]:
     """Group `--config F`, `--config=F`, `--run R` and `--run=R` into (option, value); every other word stands alone."""
-    pairs, rest = [], list(words)
+    pairs: list[tuple[str, str | None]] = []
+    rest = list(words)
     while rest:
         word = rest.pop(0)
         option, _, value = word.partition("=")
-        if option not in ("--config", "--run"):
-            pairs.append((word, ""))
+        if option in ("--config", "--run"):
+            pairs.append((option, value or (rest.pop(0) if rest else None)))
         else:
-            pairs.append((option, value or (rest.pop(0) if rest else "")))
+            pairs.append((word, None))
     return pairs
 
 

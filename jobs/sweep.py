@@ -215,8 +215,7 @@ def _load(options: Sweep) -> dict[str, Dataset]:
     from lightning_modules.domain_generalization.catalog import check_method_name
 
     datasets = {d.identity: d for d in (load_dataset(spec, options.image_size) for spec in options.dataset)}
-    for dataset in datasets.values():
-        held_out_settings(options.held_out, dataset.environment_names, dataset.name)
+    _settings(options, datasets)
     for name in options.methods:
         check_method_name(name)
     return datasets
@@ -259,30 +258,50 @@ def _execute(
     workers = options.workers
     if workers is None and not options.address and not os.environ.get("RAY_ADDRESS"):
         workers = os.cpu_count() or 1
+    skip = {key for key, status in done.items() if not (options.retry_failed and status == "failed")}
+    counts, settings = (
+        _Counts(_total(options, datasets), 0, 0),
+        Settings(0, 1, options.gpus_per_worker, options.retries),
+    )
+    settings = dataclasses.replace(settings, trial_timeout=options.trial_timeout)
     with contextlib.ExitStack() as stack:
-        # Importing Lightning takes as long as starting Ray, which mostly waits for other processes: do both at once.
+        # Importing the methods takes as long as starting Ray, which mostly waits for other processes: do both at once.
         planner = stack.enter_context(ThreadPoolExecutor(1)).submit(_plan, options, datasets)
         if options.hyperparameters:
             planner.result()  # names a wrong one before anything starts
-        ray = None
+        ray: Any = None
         if workers != 0:
             with stop.interruptible():
                 ray = stack.enter_context(connect(options.address, cpus=workers))
                 stop.arm()
+            workers = _workers(workers, options, ray.cluster_resources())
             clock.lap("Ray")
-        if workers is None:
-            assert ray is not None
-            workers = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        total, plan = planner.result()
+        plan = planner.result()
         clock.lap("libraries and plan")
-        settings = Settings(
-            workers,
-            gpus_per_worker=options.gpus_per_worker,
-            retries=options.retries,
-            trial_timeout=options.trial_timeout,
-        )
-        counts, missing = _count(plan, done, total, options.retry_failed)
+        if skip:
+            for trial in plan():
+                if trial.trial_id in skip:
+                    counts.completed += done[trial.trial_id] == "completed"
+                    counts.failed += done[trial.trial_id] != "completed"
+        missing = (trial for trial in plan() if trial.trial_id not in skip)
+        # A worker without a trial would only import its libraries in the way of those that have one.
+        settings = dataclasses.replace(settings, workers=min(workers or 0, counts.total - counts.done))
         return _run_missing(options, datasets, store, missing, counts, settings, stop, clock, ray)
+
+
+def _workers(workers: int | None, options: Sweep, resources: Mapping[str, float]) -> int:
+    """Choose the number of workers where none was given, and refuse what an embedded Ray can never start.
+
+    Raises:
+        InputError: when the cluster has no CPU yet, so that the number cannot be guessed, or this machine lacks GPUs.
+    """
+    embedded = not options.address and not os.environ.get("RAY_ADDRESS")
+    if embedded and options.gpus_per_worker > resources.get("GPU", 0):
+        found = resources.get("GPU", 0)
+        raise InputError(f"gpus_per_worker: {options.gpus_per_worker:g} asked for, this machine has {found:g}; give 0")
+    if workers is None and resources.get("CPU", 0) < 1:
+        raise InputError("workers: the cluster has no CPU yet; give --workers N, so that it grows to N")
+    return workers if workers is not None else int(resources["CPU"])
 
 
 def _run_missing(
@@ -336,21 +355,19 @@ def _store(options: Sweep, store: Store, outcomes: Iterable[Outcome], about: str
         ) from error
 
 
-def _count(plan: Plan, done: dict[str, str], total: int, retry_failed: bool) -> tuple[_Counts, Iterator[Trial]]:
-    """Count what of the plan is stored, and return an iterator over the rest."""
-    counts = _Counts(total, 0, 0)
-    skip = {key for key, status in done.items() if not (retry_failed and status == "failed")}
-    if skip:
-        for trial in plan():
-            if trial.trial_id in skip:
-                status = done[trial.trial_id]
-                counts.completed += status == "completed"
-                counts.failed += status != "completed"
-    return counts, (trial for trial in plan() if trial.trial_id not in skip)
+def _settings(options: Sweep, datasets: Mapping[str, Dataset]) -> dict[str, list[tuple[str, ...]]]:
+    """Held-out settings by dataset."""
+    return {i: held_out_settings(options.held_out, d.environment_names, d.name) for i, d in datasets.items()}
 
 
-def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> tuple[int, Plan]:
-    """Return the number of trials and a function that lists them; early ones cover every method.
+def _total(options: Sweep, datasets: Mapping[str, Dataset]) -> int:
+    """Count the trials of the plan."""
+    settings = sum(map(len, _settings(options, datasets).values()))
+    return options.draws * options.seeds * len(options.methods) * settings
+
+
+def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
+    """Return a function that lists the trials; early ones cover every method.
 
     Raises:
         InputError: for hyperparameters that no method has or that leave nothing to draw, and for methods that need
@@ -373,9 +390,7 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> tuple[int, Plan]:
         spaces[name] = {k: law for k, law in search_space(method.Hyperparameters).items() if k not in fixed[name]}
         if options.draws > 1 and not spaces[name]:
             raise InputError(f"draws: --hyperparameters leave nothing of {name} to draw; give --draws 1")
-    settings = {
-        identity: held_out_settings(options.held_out, d.environment_names, d.name) for identity, d in datasets.items()
-    }
+    settings = _settings(options, datasets)
     for identity, d in datasets.items():
         left = min(len(d.environments) - len(setting) for setting in settings[identity])
         for name, method in methods.items():
@@ -401,8 +416,7 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> tuple[int, Plan]:
             for setting, name in itertools.product(settings[identity], methods):
                 yield Trial.create(name, identity, setting, drawn[name], seed, budget)
 
-    total = options.draws * options.seeds * len(methods) * sum(map(len, settings.values()))
-    return total, trials
+    return trials
 
 
 def _summarise(options: Sweep, counts: _Counts, clock: _Clock) -> int:

@@ -7,12 +7,13 @@ put there during the import and taken away after it; a later `import scipy.signa
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import types
 
 
 def _import_quickly() -> None:
-    if "torchmetrics" in sys.modules or "scipy.signal" in sys.modules:
+    if {"torchmetrics", "scipy.signal"} & set(sys.modules) or importlib.util.find_spec("scipy") is None:
         return
     import scipy
 

@@ -2,6 +2,12 @@
 
 One head serves a module (it takes about ten seconds to start). It runs in its own process group with its own access
 token, ports and session folder, so it disturbs no other Ray of the machine, and is stopped by its own process ids.
+
+Any client process works with its environment, e.g.
+
+    ray = Path(sys.executable).with_name("ray")
+    words = [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "jobs.sweep", "--config", "sweep.yaml"]
+    subprocess.run(words, env=ray_head.environment, cwd=ROOT)
 """
 
 import contextlib

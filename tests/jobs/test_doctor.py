@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,6 +81,33 @@ def test_a_check_that_breaks_is_a_problem_and_the_other_checks_stand(monkeypatch
     found = lines_of(capsys)
     assert found["torch"] == [("problem", "OSError: libcudart.so.13: cannot open shared object file")]
     assert found["run"][0][0] == "ok"
+
+
+@pytest.mark.gpu
+def test_every_gpu_is_put_to_work():
+    import torch
+
+    found = [finding for finding in doctor.check_torch() if finding.check == "accelerator"]
+    assert len(found) == torch.cuda.device_count() > 0
+    assert all(re.fullmatch(r"cuda:\d+ .+, \d+ GiB", finding.found) for finding in found)
+    assert {finding.state for finding in found} == {"ok"}
+
+
+def test_a_gpu_that_cannot_be_used_is_a_problem(monkeypatch):
+    import torch
+
+    def broken(*size, device):
+        raise RuntimeError("CUDA error: no kernel image is available\nSearch for ...")
+
+    about = SimpleNamespace(name="Old GPU", total_memory=8 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: about)
+    monkeypatch.setattr(torch, "ones", broken)
+    _, finding = doctor.check_torch()
+    assert finding.state == "problem"
+    assert finding.found == "cuda:0 Old GPU, 8 GiB: CUDA error: no kernel image is available"
+    assert finding.mend.startswith("install the torch build")
 
 
 def test_packages_that_are_missing_or_too_old_are_named_with_a_command_that_mends_them(monkeypatch, tmp_path):

@@ -247,6 +247,7 @@ BAD = {
     "network": (["--hyperparameters.network", "resnet"], "network: unknown 'resnet'"),
     "unknown option": (["--stepz", "3"], "unknown option 'stepz'; did you mean 'steps'?"),
     "scheme": (["--run", "ftp://host/run"], "cannot open 'ftp://host/run'"),
+    "gpus": (["--workers", "2", "--gpus_per_worker", "64"], "gpus_per_worker: 64 asked for, this machine has"),
     "address": (["--workers", "2", "--address", "127.0.0.1:9"], "no Ray answers at '127.0.0.1:9'"),
 }
 
