@@ -1,4 +1,4 @@
-"""What every domain-generalization method is: a Lightning module around one pure objective."""
+"""What a domain-generalization method is: hyperparameters and one pure objective. `module.py` trains it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import IntLogUniform, LogUniform
-from lightning_modules.lightning_import import pl
-from lightning_modules.networks import Network
 
 State = dict[str, Tensor]
 
@@ -55,36 +52,11 @@ class Outputs:
     logits: Tensor
 
 
-class Method(pl.LightningModule):
-    """A Lightning module that minimises `objective` with Adam over one mini-batch an environment.
-
-    Args:
-        network: what is trained.
-        hyperparameters: an instance of the class's `Hyperparameters`.
-        environments: number of training environments, E.
-
-    Raises:
-        InputError: when the method needs more environments.
-    """
+class Method:
+    """A method: what `MethodModule` trains alone and `Pack` trains many at a time. Nothing here imports Lightning."""
 
     Hyperparameters: ClassVar[type[Any]] = Hyperparameters
     minimum_environments: ClassVar[int] = 1
-
-    def __init__(self, network: Network, hyperparameters: Any, environments: int) -> None:
-        super().__init__()
-        if environments < self.minimum_environments:
-            raise InputError(
-                f"{type(self).__name__}: needs at least {self.minimum_environments} training environments, "
-                f"got {environments}; hold out fewer"
-            )
-        self.network = network
-        self.hyperparameters = hyperparameters
-        self.state_names: list[str] = []
-        for name, value in self.initial_state(hyperparameters, environments).items():
-            self.register_buffer(f"state_{name}", value)
-            self.state_names.append(name)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self.updates: Tensor
 
     @staticmethod
     def initial_state(hyperparameters: Any, environments: int) -> State:
@@ -113,33 +85,3 @@ class Method(pl.LightningModule):
     def optimizer_reset_step(hyperparameters: Any) -> int | None:
         """Return the step before which Adam forgets its moments, because the loss changes there; None for never."""
         return None
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Compute logits [n, C]."""
-        logits: Tensor = self.network(inputs)[1]
-        return logits
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Compute the loss of one step from inputs [E, B, ...] and labels [E, B]."""
-        inputs, labels = batch
-        features, logits = self.network(inputs.flatten(0, 1))
-        outputs = Outputs(features.view(*labels.shape, -1), logits.view(*labels.shape, -1))
-        state: State = {name: getattr(self, f"state_{name}") for name in self.state_names}
-        loss, state = self.objective(outputs, labels, self.hyperparameters, state, self.updates)
-        for name, value in state.items():
-            setattr(self, f"state_{name}", value.detach())
-        return loss
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Let Adam forget its moments where the loss changes."""
-        if int(self.updates) == self.optimizer_reset_step(self.hyperparameters):
-            self.optimizers().optimizer.state.clear()  # type: ignore[union-attr]
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the update."""
-        self.updates += 1
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam, as in DomainBed."""
-        h = self.hyperparameters
-        return torch.optim.Adam(self.network.parameters(), lr=h.lr, weight_decay=h.weight_decay, fused=True)

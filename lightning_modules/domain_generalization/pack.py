@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from lightning_modules.data.tensors import EnvironmentBatches, RowStream, SplitDataset
-from lightning_modules.domain_generalization.method import Method, Outputs, State
+from lightning_modules.domain_generalization.method import Outputs, State
+from lightning_modules.domain_generalization.module import MethodModule
 from lightning_modules.domain_generalization.training import (
     MetricRow,
     build_method,
@@ -46,12 +47,12 @@ class Pack(pl.LightningModule):
     """K methods of one class as one module; the loss is the sum of theirs, so each has its own gradient.
 
     Args:
-        methods: K instances of one method class, as they would train alone.
+        methods: K modules of one method, as they would train alone.
     """
 
-    def __init__(self, methods: Sequence[Method]) -> None:
+    def __init__(self, methods: Sequence[MethodModule]) -> None:
         super().__init__()
-        self._method = type(methods[0])
+        self._method = methods[0].method
         self._each = [method.hyperparameters for method in methods]
         self.network = StackedNetwork([method.network for method in methods])
         self._hyperparameters = _stack_hyperparameters(self._each)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from lightning_modules.data.tensors import EnvironmentBatches, RowStream, SplitDataset
 from lightning_modules.domain_generalization.catalog import find_method
-from lightning_modules.domain_generalization.method import Method
+from lightning_modules.domain_generalization.module import MethodModule
 from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import build
 from lightning_modules.lightning_import import pl
@@ -91,16 +91,15 @@ def metric_rows(split: SplitDataset, correct: torch.Tensor, losses: torch.Tensor
 
 def build_method(
     name: str, values: Mapping[str, Any], split: SplitDataset, environments: int, stream: Callable[[str], int]
-) -> Method:
+) -> MethodModule:
     """Build a method with its network, initialised from the trial's stream "init"."""
     method = find_method(name)
     hyperparameters = build(method.Hyperparameters, values, name)
     network = split.dataset.network if hyperparameters.network == "auto" else hyperparameters.network
     generator = torch.Generator().manual_seed(stream("init"))
     dataset = split.dataset
-    return method(
-        build_network(network, dataset.input_shape, len(dataset.classes), generator), hyperparameters, environments
-    )
+    built = build_network(network, dataset.input_shape, len(dataset.classes), generator)
+    return MethodModule(method, built, hyperparameters, environments)
 
 
 def train(
