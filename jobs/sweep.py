@@ -269,6 +269,10 @@ def _execute(
         planner = stack.enter_context(ThreadPoolExecutor(1)).submit(_plan, options, datasets)
         if options.hyperparameters:
             planner.result()  # names a wrong one before anything starts
+        if len(skip) >= counts.total:  # perhaps nothing is missing: find out before Ray starts for nothing
+            _count_stored(counts, planner.result()(), skip, done)
+            if counts.done == counts.total:
+                return counts
         ray: Any = None
         if workers != 0:
             with stop.interruptible():
@@ -278,15 +282,19 @@ def _execute(
             clock.lap("Ray")
         plan = planner.result()
         clock.lap("libraries and plan")
-        if skip:
-            for trial in plan():
-                if trial.trial_id in skip:
-                    counts.completed += done[trial.trial_id] == "completed"
-                    counts.failed += done[trial.trial_id] != "completed"
+        if skip and not counts.done:
+            _count_stored(counts, plan(), skip, done)
         missing = (trial for trial in plan() if trial.trial_id not in skip)
         # A worker without a trial would only import its libraries in the way of those that have one.
         settings = dataclasses.replace(settings, workers=min(workers or 0, counts.total - counts.done))
         return _run_missing(options, datasets, store, missing, counts, settings, stop, clock, ray)
+
+
+def _count_stored(counts: _Counts, plan: Iterable[Trial], skip: set[str], done: Mapping[str, str]) -> None:
+    for trial in plan:
+        if trial.trial_id in skip:
+            counts.completed += done[trial.trial_id] == "completed"
+            counts.failed += done[trial.trial_id] != "completed"
 
 
 def _workers(workers: int | None, options: Sweep, resources: Mapping[str, float]) -> int:
