@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -58,16 +59,39 @@ class StopRequest:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal raise Interrupted at once within the block."""
+        """Let a signal raise Interrupted at once within the block, or at its end where something swallowed it."""
         self._interruptible += 1
+        signalled_before = self.signal is not None
         try:
             yield
+        except SystemExit:
+            # Lightning's own answer to SIGTERM, if it comes before ours.
+            if self.signal is None:
+                raise
         finally:
             self._interruptible -= 1
+        if self.signal is not None and not signalled_before:
+            raise Interrupted
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self.requested = True
         self.signal = self.signal or number
         if again or self._interruptible:
-            raise Interrupted
+            if _in_finalizer(frame):
+                # Python prints and drops what a finalizer raises: come again when it is over.
+                threading.Timer(0.02, self._resend, (number,)).start()
+            else:
+                raise Interrupted
+
+    def _resend(self, number: int) -> None:
+        if self._previous:
+            os.kill(os.getpid(), number)
+
+
+def _in_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
