@@ -50,6 +50,9 @@ CLAIMS = table_schema(
     ("tolerance", pa.float64()),
     ("holds", pa.bool_()),
     ("source", pa.string()),
+    ("relation", pa.string()),  # measured against reference: equals | at least | at most
+    ("scale", pa.string()),
+    ("measured_at", pa.timestamp("us", tz="UTC")),  # of several rows for one claim the latest counts
 )
 
 TABLES: dict[str, pa.Schema] = {"trials": TRIALS, "metrics": METRICS, "claims": CLAIMS}

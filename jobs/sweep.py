@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InputError
-from cluster.executor import Outcome, Settings, execute
-from cluster.packing import packs
-from cluster.progress import PlanProgress, format_duration
-from cluster.session import connect
-from cluster.signals import Interrupted, StopRequest
-from cluster.store import Run, Store
 from cluster.trial import Scalar, Trial
 from cluster.worker import Task
-from jobs.command import command, command_line, versions
+from jobs.command import command
+from jobs.launch import Plan, Work, check, launch
 from lightning_modules.data.catalog import load_dataset
 from tuning.space import draw
 
@@ -36,9 +27,6 @@ shiftlab sweep --dataset photos/ features.parquet --held_out each pairs --run ru
 shiftlab sweep --config sweep.yaml --run s3://bucket/sweep --address auto                 # on a running cluster
 shiftlab sweep --dataset ColoredMNIST --workers 0 --steps 10 --run /tmp/try               # no Ray, for a debugger
 """
-
-
-_LARGEST_PACK = 32
 
 
 @dataclass
@@ -92,15 +80,14 @@ class Sweep:
     timing: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("draws", 1), ("seeds", 1), ("seed", 0), ("steps", 1), ("image_size", 1), ("retries", 0)):
+        check(self)
+        for name, least in (("draws", 1), ("seeds", 1), ("seed", 0), ("steps", 1), ("image_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: {getattr(self, name)} is too small; give {least} or more")
-        for name in ("checkpoint_every", "trial_timeout", "pack"):
+        for name in ("checkpoint_every", "pack"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"{name}: {value} is not above 0; give more, or null")
-        if (self.workers or 0) < 0 or self.gpus_per_worker < 0:
-            raise InputError("workers and gpus_per_worker: give 0 or more")
         for name in ("dataset", "methods", "held_out"):
             values = getattr(self, name)
             if not values:
@@ -109,32 +96,15 @@ class Sweep:
                 raise InputError(f"{name}: {', '.join(values)} repeats one; name each once")
 
 
-Plan = Callable[[], Iterator[Trial]]
-
-
 def run(options: Sweep) -> int:
     """Run the sweep; 0 if every trial of the plan is completed, 1 if some failed, 130 or 143 if it was stopped."""
-    clock = _Clock()
-    with StopRequest() as stop:
-        try:
-            with stop.interruptible():
-                datasets = _load(options)
-                clock.lap("data")
-            with Store(options.run) as store:
-                if store.recovered:
-                    print(
-                        f"recovered {store.recovered} rows that a launch before this one had not sealed",
-                        file=sys.stderr,
-                    )
-                done = Run(options.run).trial_status()
-                counts = _execute(options, datasets, store, done, stop, clock)
-        except Interrupted:
-            counts = None
-        if counts is None or stop.requested:
-            stored = "" if counts is None else f"{counts.done} of {counts.total} trials are stored; "
-            print(f"stopped: {stored}resume with\n  {command_line('shiftlab sweep', options)}", file=sys.stderr)
-            return stop.exit_code
-    return _summarise(options, counts, clock)
+
+    def summarise(_: object) -> None:
+        from jobs.report import write_report
+
+        write_report(options.run)
+
+    return launch("shiftlab sweep", options, lambda: _prepare(options), summarise)
 
 
 def setup(threads: int, datasets: Mapping[str, Dataset]) -> Task:
@@ -177,37 +147,17 @@ def shape(trial: Trial) -> tuple[Any, ...]:
     return trial.method, trial.dataset, len(trial.held_out), trial.budget, kinds
 
 
-@dataclass
-class _Counts:
-    total: int
-    completed: int
-    failed: int
-    first_error: str = ""
-    ran: int = 0
-
-    @property
-    def done(self) -> int:
-        return self.completed + self.failed
-
-
-class _Clock:
-    """Where the time goes between the start of the process and the first result."""
-
-    def __init__(self) -> None:
-        import psutil
-
-        self.began = self._last = psutil.Process().create_time()
-        self.laps: dict[str, float] = {}
-        self.lap("python and options")
-
-    def lap(self, name: str) -> None:
-        now = time.time()
-        self.laps.setdefault(name, now - self._last)
-        self._last = now
-
-    def __str__(self) -> str:
-        parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.laps.items())
-        return f"{sum(self.laps.values()):.1f} s to the first finished trial: {parts}"
+def _prepare(options: Sweep) -> Work:
+    datasets = _load(options)
+    return Work(
+        _total(options, datasets),
+        lambda: _plan(options, datasets),
+        setup,
+        (1, datasets),
+        shape,
+        options.pack,
+        plan_first=bool(options.hyperparameters),
+    )
 
 
 def _load(options: Sweep) -> dict[str, Dataset]:
@@ -245,122 +195,6 @@ def held_out_settings(words: Sequence[str], names: Sequence[str], dataset: str) 
         if len(set(setting)) >= len(names):
             raise InputError(f"held_out: {','.join(setting)} leaves nothing of {dataset} to train on; hold out fewer")
     return list(dict.fromkeys(tuple(sorted(set(setting))) for setting in settings))
-
-
-def _execute(
-    options: Sweep,
-    datasets: Mapping[str, Dataset],
-    store: Store,
-    done: dict[str, str],
-    stop: StopRequest,
-    clock: _Clock,
-) -> _Counts:
-    workers = options.workers
-    if workers is None and not options.address and not os.environ.get("RAY_ADDRESS"):
-        workers = os.cpu_count() or 1
-    skip = {key for key, status in done.items() if not (options.retry_failed and status == "failed")}
-    counts, settings = (
-        _Counts(_total(options, datasets), 0, 0),
-        Settings(0, 1, options.gpus_per_worker, options.retries),
-    )
-    settings = dataclasses.replace(settings, trial_timeout=options.trial_timeout)
-    with contextlib.ExitStack() as stack:
-        # Importing the methods takes as long as starting Ray, which mostly waits for other processes: do both at once.
-        planner = stack.enter_context(ThreadPoolExecutor(1)).submit(_plan, options, datasets)
-        if options.hyperparameters:
-            planner.result()  # names a wrong one before anything starts
-        if len(skip) >= counts.total:  # perhaps nothing is missing: find out before Ray starts for nothing
-            _count_stored(counts, planner.result()(), skip, done)
-            if counts.done == counts.total:
-                return counts
-        ray: Any = None
-        if workers != 0:
-            with stop.interruptible():
-                ray = stack.enter_context(connect(options.address, cpus=workers))
-                stop.arm()
-            workers = _workers(workers, options, ray.cluster_resources())
-            clock.lap("Ray")
-        plan = planner.result()
-        clock.lap("libraries and plan")
-        if skip and not counts.done:
-            _count_stored(counts, plan(), skip, done)
-        missing = (trial for trial in plan() if trial.trial_id not in skip)
-        # A worker without a trial would only import its libraries in the way of those that have one.
-        settings = dataclasses.replace(settings, workers=min(workers or 0, counts.total - counts.done))
-        return _run_missing(options, datasets, store, missing, counts, settings, stop, clock, ray)
-
-
-def _count_stored(counts: _Counts, plan: Iterable[Trial], skip: set[str], done: Mapping[str, str]) -> None:
-    for trial in plan:
-        if trial.trial_id in skip:
-            counts.completed += done[trial.trial_id] == "completed"
-            counts.failed += done[trial.trial_id] != "completed"
-
-
-def _workers(workers: int | None, options: Sweep, resources: Mapping[str, float]) -> int:
-    """Choose the number of workers where none was given, and refuse what an embedded Ray can never start.
-
-    Raises:
-        InputError: when the cluster has no CPU yet, so that the number cannot be guessed, or this machine lacks GPUs.
-    """
-    embedded = not options.address and not os.environ.get("RAY_ADDRESS")
-    if embedded and options.gpus_per_worker > resources.get("GPU", 0):
-        found = resources.get("GPU", 0)
-        raise InputError(f"gpus_per_worker: {options.gpus_per_worker:g} asked for, this machine has {found:g}; give 0")
-    if workers is None and resources.get("CPU", 0) < 1:
-        raise InputError("workers: the cluster has no CPU yet; give --workers N, so that it grows to N")
-    return workers if workers is not None else int(resources["CPU"])
-
-
-def _run_missing(
-    options: Sweep,
-    datasets: Mapping[str, Dataset],
-    store: Store,
-    missing: Iterable[Trial],
-    counts: _Counts,
-    settings: Settings,
-    stop: StopRequest,
-    clock: _Clock,
-    ray: Any,
-) -> _Counts:
-    if counts.done == counts.total:
-        return counts
-    about = versions()
-    # Large enough packs to be worth it, small enough that every worker has several to take its turn at.
-    size = options.pack or min(_LARGEST_PACK, max(1, (counts.total - counts.done) // (4 * max(1, settings.workers))))
-    with PlanProgress("trials", counts.total, counts.done, counts.failed) as progress, contextlib.suppress(Interrupted):
-        outcomes = execute(packs(missing, shape, size), setup, (1, datasets), settings=settings, stop=stop, ray=ray)
-        for batch, running in outcomes:
-            if batch:
-                _store(options, store, batch, about)
-                clock.lap("workers and first trial")
-            failed = [outcome for outcome in batch if outcome.status == "failed"]
-            counts.ran += len(batch)
-            counts.completed += len(batch) - len(failed)
-            counts.failed += len(failed)
-            if failed and not counts.first_error:
-                counts.first_error = (failed[0].error or "").splitlines()[0]
-            progress.update(len(batch) - len(failed), len(failed), running)
-            store.tick()
-    return counts
-
-
-def _store(options: Sweep, store: Store, outcomes: Iterable[Outcome], about: str) -> None:
-    trials, metrics = [], []
-    for o in outcomes:
-        t = o.trial
-        trials.append(
-            (t.trial_id, t.method, t.dataset, list(t.held_out), t.hyperparameters, t.seed, t.budget, o.status, o.error)
-            + (o.attempts, o.node, o.device, o.started_at, o.seconds, about)
-        )
-        metrics += [(t.trial_id, *row) for row in o.tables.get("metrics", ())]
-    try:
-        store.append({"metrics": metrics, "trials": trials})
-    except OSError as error:
-        raise InputError(
-            f"run: cannot write to {options.run!r} ({error.strerror or error}); what was stored is kept: "
-            f"make room and resume with {command_line('shiftlab sweep', options)}"
-        ) from error
 
 
 def _settings(options: Sweep, datasets: Mapping[str, Dataset]) -> dict[str, list[tuple[str, ...]]]:
@@ -425,27 +259,6 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
                 yield Trial.create(name, identity, setting, drawn[name], seed, budget)
 
     return trials
-
-
-def _summarise(options: Sweep, counts: _Counts, clock: _Clock) -> int:
-    from jobs.report import write_report
-
-    if options.timing and counts.ran:
-        print(clock)
-    if counts.completed:
-        write_report(options.run)
-    took = format_duration(time.time() - clock.began)
-    print(
-        f"{counts.total} trials: {counts.completed} completed, {counts.failed} failed, {counts.ran} run now in {took}"
-    )
-    if counts.failed:
-        why = f" ({counts.first_error})" if counts.first_error else ""
-        print(
-            f"shiftlab sweep: {counts.failed} trials failed{why}; see `shiftlab report {options.run}`, "
-            "and run the same command with --retry_failed true to try them again",
-            file=sys.stderr,
-        )
-    return 1 if counts.failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,0 +1,276 @@
+"""The path every job that executes a plan takes: resume from the run, execute on Ray, store, stop cleanly, sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from cluster.errors import InputError
+from cluster.executor import Outcome, Settings, execute
+from cluster.packing import packs
+from cluster.progress import PlanProgress, format_duration
+from cluster.session import connect
+from cluster.signals import Interrupted, StopRequest
+from cluster.store import Run, Store
+from cluster.trial import Trial
+from cluster.worker import Setup
+from jobs.command import command_line, versions
+
+Plan = Callable[[], Iterator[Trial]]
+"""Lists the trials, the same at every call."""
+
+_LARGEST_PACK = 32
+
+
+class Options(Protocol):
+    """What the options of such a job have."""
+
+    run: str
+    workers: int | None
+    address: str | None
+    gpus_per_worker: float
+    retries: int
+    trial_timeout: float | None
+    retry_failed: bool
+    timing: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be executed.
+
+    Args:
+        total: number of trials in the plan.
+        make_plan: builds the plan; may import libraries, for it runs while Ray starts.
+        setup: prepares a worker.
+        shared: what `setup` takes; large arrays travel to a node once.
+        shape: what trials must share to train as one pack; None where trials run one by one.
+        pack: size of a pack; None chooses.
+        plan_first: whether the plan may be refused for what the person wrote, so that nothing should start before it.
+        schemas: of tables beyond the project's.
+    """
+
+    total: int
+    make_plan: Callable[[], Plan]
+    setup: Setup
+    shared: tuple[Any, ...] = ()
+    shape: Callable[[Trial], Hashable] | None = None
+    pack: int | None = None
+    plan_first: bool = False
+    schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
+
+
+@dataclass
+class Counts:
+    """Where a plan stands: `completed` and `failed` include what earlier launches stored, `ran` does not."""
+
+    total: int
+    completed: int = 0
+    failed: int = 0
+    first_error: str = ""
+    ran: int = 0
+
+    @property
+    def done(self) -> int:
+        """Trials stored."""
+        return self.completed + self.failed
+
+
+class Clock:
+    """Where the time goes between the start of the process and the first result."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self.began = self._last = psutil.Process().create_time()
+        self.laps: dict[str, float] = {}
+        self.lap("python and options")
+
+    def lap(self, name: str) -> None:
+        """Name what was done since the last lap; only the first of a name counts."""
+        now = time.time()
+        self.laps.setdefault(name, now - self._last)
+        self._last = now
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self.laps.items())
+        return f"{sum(self.laps.values()):.1f} s to the first finished trial: {parts}"
+
+
+def check(options: Any) -> None:
+    """Raise InputError for execution options out of range."""
+    if options.retries < 0:
+        raise InputError(f"retries: {options.retries} is too small; give 0 or more")
+    if options.trial_timeout is not None and options.trial_timeout <= 0:
+        raise InputError(f"trial_timeout: {options.trial_timeout} is not above 0; give more, or null")
+    if (options.workers or 0) < 0 or options.gpus_per_worker < 0:
+        raise InputError("workers and gpus_per_worker: give 0 or more")
+
+
+def launch(
+    prog: str, options: Options, prepare: Callable[[], Work], summarise: Callable[[Counts], None] | None = None
+) -> int:
+    """Execute a job's plan against its run.
+
+    Args:
+        prog: the command, e.g. "shiftlab sweep".
+        options: the command's options.
+        prepare: checks everything that can be checked before anything starts, and loads the data.
+        summarise: shows the results, called when the plan was gone through and something is completed.
+
+    Returns:
+        0 if every trial of the plan is completed, 1 if some failed, 130 or 143 if a signal stopped it.
+    """
+    clock = Clock()
+    with StopRequest() as stop:
+        try:
+            with stop.interruptible():
+                work = prepare()
+                clock.lap("data")
+            with Store(options.run, work.schemas) as store:
+                if store.recovered:
+                    note = f"recovered {store.recovered} rows that a launch before this one had not sealed"
+                    print(note, file=sys.stderr)
+                counts = _Launch(prog, options, work, store, stop, clock).execute()
+        except Interrupted:
+            counts = None
+        if counts is None or stop.requested:
+            stored = "" if counts is None else f"{counts.done} of {counts.total} trials are stored; "
+            print(f"stopped: {stored}resume with\n  {command_line(prog, options)}", file=sys.stderr)
+            return stop.exit_code
+    if options.timing and counts.ran:
+        print(clock)
+    if counts.completed and summarise is not None:
+        summarise(counts)
+    took = format_duration(time.time() - clock.began)
+    print(
+        f"{counts.total} trials: {counts.completed} completed, {counts.failed} failed, {counts.ran} run now in {took}"
+    )
+    if counts.failed:
+        why = f" ({counts.first_error})" if counts.first_error else ""
+        print(
+            f"{prog}: {counts.failed} trials failed{why}; see `shiftlab report {options.run}`, "
+            "and run the same command with --retry_failed true to try them again",
+            file=sys.stderr,
+        )
+    return 1 if counts.failed else 0
+
+
+@dataclass
+class _Launch:
+    prog: str
+    options: Options
+    work: Work
+    store: Store
+    stop: StopRequest
+    clock: Clock
+
+    def execute(self) -> Counts:
+        options, stop, clock = self.options, self.stop, self.clock
+        done = Run(options.run).trial_status()
+        workers = options.workers
+        if workers is None and not options.address and not os.environ.get("RAY_ADDRESS"):
+            workers = os.cpu_count() or 1
+        skip = {key for key, status in done.items() if not (options.retry_failed and status == "failed")}
+        counts = Counts(self.work.total)
+        with contextlib.ExitStack() as stack:
+            # Importing what trials need takes as long as starting Ray, which mostly waits for others: do both at once.
+            planner = stack.enter_context(ThreadPoolExecutor(1)).submit(self.work.make_plan)
+            if self.work.plan_first:
+                planner.result()
+            if len(skip) >= counts.total:  # perhaps nothing is missing: find out before Ray starts for nothing
+                _count_stored(counts, planner.result()(), skip, done)
+                if counts.done == counts.total:
+                    return counts
+            ray: Any = None
+            if workers != 0:
+                with stop.interruptible():
+                    ray = stack.enter_context(connect(options.address, cpus=workers))
+                    stop.arm()
+                workers = self._workers(workers, ray.cluster_resources())
+                clock.lap("Ray")
+            plan = planner.result()
+            clock.lap("libraries and plan")
+            if skip and not counts.done:
+                _count_stored(counts, plan(), skip, done)
+            missing = (trial for trial in plan() if trial.trial_id not in skip)
+            # A worker without a trial would only import its libraries in the way of those that have one.
+            workers = min(workers or 0, counts.total - counts.done)
+            return self._run(missing, counts, workers, ray)
+
+    def _workers(self, workers: int | None, resources: Mapping[str, float]) -> int:
+        """Choose the number of workers where none was given, and refuse what an embedded Ray can never start.
+
+        Raises:
+            InputError: when the cluster has no CPU yet, so that the number cannot be guessed, or this machine lacks
+                GPUs.
+        """
+        gpus = self.options.gpus_per_worker
+        embedded = not self.options.address and not os.environ.get("RAY_ADDRESS")
+        if embedded and gpus > resources.get("GPU", 0):
+            found = resources.get("GPU", 0)
+            raise InputError(f"gpus_per_worker: {gpus:g} asked for, this machine has {found:g}; give 0")
+        if workers is None and resources.get("CPU", 0) < 1:
+            raise InputError("workers: the cluster has no CPU yet; give --workers N, so that it grows to N")
+        return workers if workers is not None else int(resources["CPU"])
+
+    def _run(self, missing: Iterable[Trial], counts: Counts, workers: int, ray: Any) -> Counts:
+        if counts.done == counts.total:
+            return counts
+        work, options, about = self.work, self.options, versions()
+        plan: Iterable[Any] = missing
+        if work.shape is not None:
+            # Large enough packs to be worth it, small enough that every worker has several to take its turn at.
+            share = (counts.total - counts.done) // (4 * max(1, workers))
+            plan = packs(missing, work.shape, work.pack or min(_LARGEST_PACK, max(1, share)))
+        settings = Settings(workers, 1, options.gpus_per_worker, options.retries, trial_timeout=options.trial_timeout)
+        with (
+            PlanProgress("trials", counts.total, counts.done, counts.failed) as progress,
+            contextlib.suppress(Interrupted),
+        ):
+            for batch, running in execute(plan, work.setup, work.shared, settings=settings, stop=self.stop, ray=ray):
+                if batch:
+                    self._keep(batch, about)
+                    self.clock.lap("workers and first trial")
+                failed = [outcome for outcome in batch if outcome.status == "failed"]
+                counts.ran += len(batch)
+                counts.completed += len(batch) - len(failed)
+                counts.failed += len(failed)
+                if failed and not counts.first_error:
+                    counts.first_error = (failed[0].error or "").splitlines()[0]
+                progress.update(len(batch) - len(failed), len(failed), running)
+                self.store.tick()
+        return counts
+
+    def _keep(self, outcomes: Iterable[Outcome], about: str) -> None:
+        rows: dict[str, list[Any]] = {"trials": []}
+        for o in outcomes:
+            t = o.trial
+            rows["trials"].append(
+                (t.trial_id, t.method, t.dataset, list(t.held_out), t.hyperparameters, t.seed, t.budget)
+                + (o.status, o.error, o.attempts, o.node, o.device, o.started_at, o.seconds, about)
+            )
+            for table, found in o.tables.items():
+                rows.setdefault(table, []).extend((t.trial_id, *row) for row in found)
+        try:
+            self.store.append(rows)
+        except OSError as error:
+            raise InputError(
+                f"run: cannot write to {self.options.run!r} ({error.strerror or error}); what was stored is kept: "
+                f"make room and resume with {command_line(self.prog, self.options)}"
+            ) from error
+
+
+def _count_stored(counts: Counts, plan: Iterable[Trial], skip: set[str], done: Mapping[str, str]) -> None:
+    for trial in plan:
+        if trial.trial_id in skip:
+            counts.completed += done[trial.trial_id] == "completed"
+            counts.failed += done[trial.trial_id] != "completed"
