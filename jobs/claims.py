@@ -11,12 +11,16 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import pkgutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+import jobs.papers
 from cluster.trial import Scalar, Trial
 
 if TYPE_CHECKING:
@@ -142,3 +146,24 @@ def claim_rows(paper: str, scale: str, at: Any, claims: Sequence[Claim]) -> list
     return [
         (paper, c.name, c.reference, c.measured, c.tolerance, c.holds, c.source, c.relation, scale, at) for c in claims
     ]
+
+
+def paper_names() -> list[str]:
+    """Names of the papers: the files in jobs/papers/."""
+    return sorted(module.name for module in pkgutil.iter_modules(jobs.papers.__path__))
+
+
+def load_paper(name: str) -> ModuleType:
+    """Import a paper's file."""
+    return importlib.import_module(f"jobs.papers.{name}")
+
+
+def reference(value: float, tolerance: float, relation: str) -> str:
+    """Write a claim's reference with its relation and tolerance."""
+    sign = {"at least": ">= ", "at most": "<= "}.get(relation, "")
+    return f"{sign}{number(value)}" + (f" +/- {number(tolerance)}" if tolerance else "")
+
+
+def number(value: float) -> str:
+    """Write a figure with four significant digits."""
+    return f"{value:.4g}"

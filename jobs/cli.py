@@ -8,6 +8,7 @@ import sys
 
 COMMANDS = {
     "sweep": "compare methods across environments: methods x held-out environments x draws x seeds",
+    "reproduce": "a paper's experiments, each claim beside the figure measured now",
     "report": "tables, CSV, LaTeX and report.html of a run",
     "query": "SQL on a run's tables",
     "submit": "run any of these commands as a job of a Ray cluster",
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(COMMANDS)}"
         print(f"shiftlab: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
-    module = importlib.import_module(f"jobs.{name}")
+    module = importlib.import_module(f"jobs.{name.replace('-', '_')}")
     return int(module.main(argv[1:]))
 
 

@@ -63,26 +63,34 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
         InputError: when there is no run, when it holds neither a completed nor a failed trial, or when the files
             cannot be written.
     """
+    import pyarrow.compute as pc
+
     from cluster.storage import Location
     from cluster.store import Run
-    from jobs.report import page, tables
+    from jobs.report import page, papers, tables
 
     source = Run(run_uri)
     trials, metrics = source.read("trials"), source.read("metrics")
     summary = page.summarise(trials, metrics)
+    sections = papers.paper_sections(source.read("claims"), trials, metrics)
     if not (summary.statuses.get("completed") or summary.statuses.get("failed")):
         raise InputError(f"run: {run_uri!r} holds no completed trial yet; report it when its first trial is done")
-    results = tables.results(trials, metrics)
+    compared = trials.filter(pc.invert(papers.of_papers(trials)))
+    results = tables.results(compared, metrics)
     console = console or _console()
     _print_line(console, f"{run_uri}: {summary.counts}; total records: {summary.records}")
     console.print()
-    tables.print_tables(console, (*results.tables, *results.averages))
+    if len(compared):
+        tables.print_tables(console, (*results.tables, *results.averages))
+    for section in sections:
+        words = f"{section.holding} of {len(section.claims)} claims hold"
+        _print_line(console, f"{section.title} ({section.scale} scale): {words}")
     _print_failures(console, run_uri, summary)
     out = out or (f"{run_uri.rstrip('/')}/_report" if source.location.is_local else "report")
     files = {
         "tables.csv": tables.to_csv(results.tables),
         "tables.tex": tables.to_latex((*results.tables, *results.averages)),
-        "report.html": page.render(run_uri, trials, results, summary),
+        "report.html": page.render(run_uri, compared, results, summary, sections),
     }
     target = Location.resolve(out)
     try:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from cluster.progress import format_duration
 from jobs.report import plots
+from jobs.report.papers import PaperSection
 from jobs.report.selection import RULES
 from jobs.report.tables import Results, dataset_names, method_order
 
@@ -110,7 +111,9 @@ def _readable(hyperparameters: str) -> str:
     return ", ".join(f"{name} = {json.dumps(value)}" for name, value in values.items())
 
 
-def render(run_uri: str, trials: pa.Table, results: Results, summary: Summary) -> str:
+def render(
+    run_uri: str, trials: pa.Table, results: Results, summary: Summary, papers: Sequence[PaperSection] = ()
+) -> str:
     """Render the page.
 
     Args:
@@ -118,6 +121,7 @@ def render(run_uri: str, trials: pa.Table, results: Results, summary: Summary) -
         trials: rows of the schema TRIALS.
         results: from `tables.results`.
         summary: from `summarise`.
+        papers: from `paper_sections`.
 
     Returns:
         HTML that needs no network and no other file; tables are readable without JavaScript.
@@ -144,6 +148,7 @@ def render(run_uri: str, trials: pa.Table, results: Results, summary: Summary) -
         run=run_uri,
         name=run_uri.rstrip("/").rsplit("/", 1)[-1] or run_uri,
         summary=summary,
+        papers=papers,
         rules=[(rule, [t for t in (*results.tables, *results.averages) if t.rule is rule]) for rule in RULES],
         groups=groups,
         times=[p for group, title in results.titles.items() for p in plots.trial_times(trials, group, title, styles)],

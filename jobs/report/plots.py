@@ -258,6 +258,28 @@ def _render(
     return Plot(title, _inline(sink.getvalue(), key, title, description))
 
 
+def inline_figure(make: Callable[[], Sequence[Any]]) -> list[tuple[Plot, str]]:
+    """Draw figures that somebody else makes in the page's look; returns each with its caption.
+
+    Args:
+        make: returns objects with `title`, `caption` and a matplotlib `figure`.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    drawn = []
+    with matplotlib.rc_context(_RC):
+        for named in make():
+            key = f"f{zlib.crc32(named.title.encode()):08x}"
+            sink = io.StringIO()
+            FigureCanvasSVG(named.figure)
+            with matplotlib.rc_context({"svg.hashsalt": key}):
+                none = {"Date": None, "Creator": None}
+                named.figure.savefig(sink, format="svg", transparent=True, dpi=160, metadata=none)
+            drawn.append((Plot(named.title, _inline(sink.getvalue(), key, named.title, named.caption)), named.caption))
+    return drawn
+
+
 def _inline(svg: str, key: str, title: str, description: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
