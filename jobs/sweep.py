@@ -36,8 +36,9 @@ class Sweep:
     What is stored in the run already is not run again: the same command resumes, a larger one adds to it.
 
     Args:
-        dataset: built-in names (ColoredMNIST, RotatedMNIST), folders ROOT/environment/class/image, or feature
-            tables (.parquet, .arrow, .npz).
+        dataset: built-in names (ColoredMNIST, RotatedMNIST, NoisyColoredMNIST, GaussianSEM, GaussianEnvironments,
+            DomainAdjustedSEM; NAME:key=value,... sets parameters), folders ROOT/environment/class/image, or
+            feature tables (.parquet, .arrow, .npz).
         run: where results go: a directory, s3://... or gs://...
         methods: names of methods.
         held_out: settings to test on: each (every environment in turn), pairs (every two), or names; a comma joins
@@ -142,8 +143,11 @@ def setup(threads: int, datasets: Mapping[str, Dataset]) -> Task:
 
 def shape(trial: Trial) -> tuple[Any, ...]:
     """What trials must share to train as one pack."""
+    from lightning_modules.domain_generalization.catalog import find_method
+
     values = json.loads(trial.hyperparameters)
-    kinds = tuple((k, v) for k, v in values.items() if k == "batch_size" or isinstance(v, str | bool))
+    structural = ("batch_size", *find_method(trial.method).structural)
+    kinds = tuple((k, v) for k, v in values.items() if k in structural or isinstance(v, str | bool))
     return trial.method, trial.dataset, len(trial.held_out), trial.budget, kinds
 
 
@@ -215,7 +219,7 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
         InputError: for hyperparameters that no method has or that leave nothing to draw, and for methods that need
             more training environments than a setting leaves.
     """
-    from lightning_modules.domain_generalization.catalog import find_method
+    from lightning_modules.domain_generalization.catalog import check_method_network, find_method
     from lightning_modules.hyperparameters import build, search_space
     from lightning_modules.networks import check_network
 
@@ -236,7 +240,10 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
     for identity, d in datasets.items():
         left = min(len(d.environments) - len(setting) for setting in settings[identity])
         for name, method in methods.items():
-            check_network(str(fixed[name].get("network", d.network)), d.input_shape)
+            network = str(fixed[name].get("network", "auto"))
+            network = d.network if network == "auto" else network
+            check_network(network, d.input_shape)
+            check_method_network(method, network)
             if left < method.minimum_environments:
                 raise InputError(
                     f"held_out: {name} trains on {method.minimum_environments} environments or more, a setting leaves "

@@ -56,11 +56,23 @@ class LogUniform:
 
 
 @dataclass(frozen=True)
+class IntUniform:
+    """The integer part of a uniform draw on [low, high]."""
+
+    low: float
+    high: float
+
+    def sample(self, generator: np.random.Generator) -> int:
+        """Draw one value."""
+        return int(generator.uniform(self.low, self.high))
+
+
+@dataclass(frozen=True)
 class IntLogUniform:
     """The integer part of a log-uniform draw on [low, high]."""
 
-    low: int
-    high: int
+    low: float
+    high: float
 
     def sample(self, generator: np.random.Generator) -> int:
         """Draw one value."""

@@ -22,17 +22,36 @@ class Network(nn.Module):
         classifier: features [n, d] to logits [n, C].
     """
 
-    def __init__(self, featurizer: nn.Module, classifier: nn.Module) -> None:
+    def __init__(self, featurizer: nn.Module, classifier: nn.Linear) -> None:
         super().__init__()
         self.featurizer = featurizer
         self.classifier = classifier
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute (features [n, d], logits [n, C]); uint8 inputs are pixels and are scaled to [0, 1]."""
-        if inputs.dtype == torch.uint8:
-            inputs = inputs.float() / 255
-        features = self.featurizer(inputs)
-        return features, self.classifier(features)
+    def forward(self, inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Compute (hidden layers [n, d_l], logits [n, C]); uint8 inputs are pixels and are scaled to [0, 1].
+
+        The last hidden layer is what the classifier sees; of a convolutional network it is the only one.
+        """
+        layers = hidden_layers(self.featurizer, as_floats(inputs))
+        return layers, self.classifier(layers[-1])
+
+
+def as_floats(inputs: Tensor) -> Tensor:
+    """Scale pixels (uint8) to [0, 1]; anything else stays as it is."""
+    return inputs.float() / 255 if inputs.dtype == torch.uint8 else inputs
+
+
+def hidden_layers(featurizer: nn.Module, values: Tensor) -> tuple[Tensor, ...]:
+    """Apply a featurizer; returns what comes after each ReLU of a stack of linear layers, else its output alone."""
+    children = list(featurizer.children())
+    if not all(isinstance(child, nn.Flatten | nn.Linear | nn.ReLU) for child in children) or not children:
+        return (featurizer(values),)
+    layers = []
+    for child in children:
+        values = child(values)
+        if isinstance(child, nn.ReLU):
+            layers.append(values)
+    return tuple(layers)
 
 
 def build_network(name: str, input_shape: tuple[int, ...], classes: int, generator: torch.Generator) -> Network:

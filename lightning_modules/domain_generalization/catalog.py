@@ -36,6 +36,15 @@ def find_method(name: str) -> type[Method]:
     raise InputError(f"methods: unknown method {name!r}; {hint}")
 
 
+def check_method_network(method: type[Method], network: str) -> None:
+    """Raise InputError for a network that the method cannot train."""
+    if network not in method.networks:
+        raise InputError(
+            f"network: {method.__name__} cannot train {network!r}; give it one of {', '.join(method.networks)} "
+            "(--hyperparameters.network)"
+        )
+
+
 def all_methods() -> dict[str, type[Method]]:
     """Every method by name, ERM first, the others in alphabetical order."""
     methods = [method for stem in _files() if (method := _load(stem)) is not None]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_modules.domain_generalization.losses import environment_risks
-from lightning_modules.domain_generalization.method import Hyperparameters, Method, Outputs, State
+from lightning_modules.domain_generalization.method import Hyperparameters, Method, Outputs, Parameters, Shapes, State
 from lightning_modules.hyperparameters import LogUniform
 
 
@@ -34,9 +34,11 @@ class GroupDRO(Method):
     Hyperparameters = GroupDROHyperparameters
 
     @staticmethod
-    def initial_state(hyperparameters: Any, environments: int) -> State:
+    def initial_state(
+        hyperparameters: Any, shapes: Shapes, parameters: Parameters, generator: torch.Generator
+    ) -> State:
         """Equal weights q [E]."""
-        return {"q": torch.full((environments,), 1 / environments)}
+        return {"q": torch.full((shapes.environments,), 1 / shapes.environments)}
 
     @staticmethod
     def objective(

@@ -15,6 +15,11 @@ def environment_risks(logits: Tensor, labels: Tensor) -> Tensor:
     return losses.view(labels.shape).mean(1)
 
 
+def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
+    """Labels [...] as rows of zeros and a one, [..., C], of the type of `like` (torch's own does not run in a pack)."""
+    return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).to(like.dtype)
+
+
 def annealed(weight: Any, anneal_steps: Any, step: Tensor) -> Tensor:
     """Weight of a penalty: 1 before `anneal_steps` updates, `weight` from then on (scalar)."""
     weight = torch.as_tensor(weight, dtype=torch.get_default_dtype(), device=step.device)

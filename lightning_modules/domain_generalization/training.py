@@ -9,15 +9,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_modules.data.tensors import EnvironmentBatches, RowStream, SplitDataset
-from lightning_modules.domain_generalization.catalog import find_method
+from lightning_modules.domain_generalization.catalog import check_method_network, find_method
+from lightning_modules.domain_generalization.method import Readings, Shapes
 from lightning_modules.domain_generalization.module import MethodModule
 from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import build
 from lightning_modules.lightning_import import pl
-from lightning_modules.networks import build_network
+from lightning_modules.networks import build_network, check_network
 
 MetricRow = tuple[int, str, str, str, float]
 """(step, environment, split, metric, value)"""
@@ -30,11 +32,12 @@ class EnvironmentEvaluation(pl.Callback):
 
     Args:
         split: the data.
+        training: indices of the environments trained on.
         budget: "steps" and "checkpoint_every"; the last step is evaluated whatever the interval.
     """
 
-    def __init__(self, split: SplitDataset, budget: Mapping[str, Any]) -> None:
-        self._split = split
+    def __init__(self, split: SplitDataset, training: Sequence[int], budget: Mapping[str, Any]) -> None:
+        self._split, self._training = split, training
         self._every, self._steps = int(budget["checkpoint_every"]), int(budget["steps"])
         self.rows: list[MetricRow] = []
 
@@ -48,23 +51,45 @@ class EnvironmentEvaluation(pl.Callback):
         """
         step = trainer.global_step
         if step % self._every == 0 or step == self._steps:
-            self.rows += finite(evaluate(pl_module, self._split, step))
+            assert isinstance(pl_module, MethodModule)
+            self.rows += finite(evaluate(pl_module, self._split, self._training, step))
 
 
 @torch.no_grad()
-def evaluate(module: pl.LightningModule, split: SplitDataset, step: int) -> list[MetricRow]:
+def evaluate(module: MethodModule, split: SplitDataset, training: Sequence[int], step: int) -> list[MetricRow]:
     """Accuracy and mean cross-entropy on both splits of every environment."""
     was_training = module.training
     module.eval()
-    correct, losses = [], []
+    features, logits = [], []
     for start in range(0, len(split.labels), _EVALUATION_ROWS):
-        rows = slice(start, start + _EVALUATION_ROWS)
-        labels = split.labels[rows].to(module.device)
-        logits = module(split.inputs[rows].to(module.device))
-        losses.append(torch.nn.functional.cross_entropy(logits, labels, reduction="none").double().cpu())
-        correct.append((logits.argmax(1) == labels).double().cpu())
+        layers, found = module.network(split.inputs[start : start + _EVALUATION_ROWS].to(module.device))
+        logits.append(found.cpu())
+        if module.method.gives("readout"):
+            features.append(layers[-1].cpu())
     module.train(was_training)
-    return metric_rows(split, torch.cat(correct), torch.cat(losses), step)
+    final = torch.cat(logits)
+    if module.method.gives("readout"):
+        final = module.method.readout(torch.cat(features), readings(split, training), module.hyperparameters)
+    return metric_rows(split, *scores(final, split.labels), step)
+
+
+def scores(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Correctness and cross-entropy [N] of logits [N, C], in double precision."""
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    return (logits.argmax(1) == labels).double(), losses.double()
+
+
+def readings(split: SplitDataset, training: Sequence[int]) -> Readings:
+    """What a readout may use of a split dataset."""
+    environments = range(len(split.rows_in))
+    return Readings(
+        split.labels,
+        tuple(split.rows_in[e] for e in training),
+        tuple(torch.nonzero(split.group // 2 == e).squeeze(1) for e in environments),
+        split.rows_in,
+        len(split.dataset.classes),
+        tuple(e in training for e in environments),
+    )
 
 
 def finite(rows: list[MetricRow]) -> list[MetricRow]:
@@ -92,14 +117,21 @@ def metric_rows(split: SplitDataset, correct: torch.Tensor, losses: torch.Tensor
 def build_method(
     name: str, values: Mapping[str, Any], split: SplitDataset, environments: int, stream: Callable[[str], int]
 ) -> MethodModule:
-    """Build a method with its network, initialised from the trial's stream "init"."""
+    """Build a method with its network, initialised from the trial's stream "init"; it draws from "method".
+
+    Raises:
+        InputError: for hyperparameters it does not have, and for a network or a number of environments it cannot use.
+    """
     method = find_method(name)
     hyperparameters = build(method.Hyperparameters, values, name)
     network = split.dataset.network if hyperparameters.network == "auto" else hyperparameters.network
     generator = torch.Generator().manual_seed(stream("init"))
     dataset = split.dataset
+    check_network(network, dataset.input_shape)
+    check_method_network(method, network)
     built = build_network(network, dataset.input_shape, len(dataset.classes), generator)
-    return MethodModule(method, built, hyperparameters, environments)
+    shapes = Shapes(environments, hyperparameters.batch_size, built.classifier.in_features, len(dataset.classes))
+    return MethodModule(method, built, hyperparameters, shapes, stream("method"))
 
 
 def train(
@@ -127,7 +159,7 @@ def train(
     module = build_method(method, hyperparameters, split, len(training), stream)
     batch_size = module.hyperparameters.batch_size
     batches = EnvironmentBatches(split, lambda: RowStream(split, training, batch_size, stream("batches")))
-    evaluation = EnvironmentEvaluation(split, budget)
+    evaluation = EnvironmentEvaluation(split, training, budget)
     fit(module, batches, budget, evaluation)
     return evaluation.rows
 

@@ -14,7 +14,7 @@ from lightning_modules.networks import build_network
 
 
 def stream(name):
-    return {"init": 11, "batches": 22}[name]
+    return {"init": 11, "batches": 22, "method": 33}[name]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_every_checkpoint_and_the_last_step_are_evaluated_on_every_split(split):
 
 def test_evaluation_averages_over_each_split_alone(split):
     module = build_method("ERM", {}, split, 2, stream)
-    rows = evaluate(module, split, 0)
+    rows = evaluate(module, split, [0, 1], 0)
     with torch.no_grad():
         for index, name in enumerate(split.dataset.environment_names):
             for part, chosen in (("in", split.rows_in[index]), ("out", split.rows_out[index])):
