@@ -9,6 +9,9 @@ import sys
 COMMANDS = {
     "sweep": "compare methods across environments: methods x held-out environments x draws x seeds",
     "reproduce": "a paper's experiments, each claim beside the figure measured now",
+    "heads": "last layers on frozen features: are the features already good enough?",
+    "featurize": "turn images into a feature table with a pretrained encoder",
+    "methods": "the methods, their equations and hyperparameters",
     "report": "tables, CSV, LaTeX and report.html of a run",
     "query": "SQL on a run's tables",
     "submit": "run any of these commands as a job of a Ray cluster",

@@ -131,12 +131,12 @@ def rotated_mnist() -> Dataset:
     """
     environments = []
     for angle, (images, digits) in zip(ANGLES, _deal(np.random.default_rng(_FIXED), len(ANGLES)), strict=True):
-        turned = _rotate(images.astype(np.float32) / 255, angle)
+        turned = rotate(images.astype(np.float32) / 255, angle)
         environments.append(Environment(str(angle), turned[:, None], digits))
     return Dataset("RotatedMNIST", tuple(environments), tuple(map(str, range(10))), "mlp", 100)
 
 
-def _rotate(images: np.ndarray, degrees: float) -> np.ndarray:
+def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
     """Rotate square images [n, s, s] counter-clockwise about their centre, bilinearly, filling with zero.
 
     Follows Pillow's rule for the border (as DomainBed does by way of torchvision): a point up to half a pixel outside
