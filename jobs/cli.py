@@ -11,6 +11,7 @@ COMMANDS = {
     "reproduce": "a paper's experiments, each claim beside the figure measured now",
     "heads": "last layers on frozen features: are the features already good enough?",
     "featurize": "turn images into a feature table with a pretrained encoder",
+    "import-domainbed": "read finished DomainBed folders into a run",
     "methods": "the methods, their equations and hyperparameters",
     "report": "tables, CSV, LaTeX and report.html of a run",
     "query": "SQL on a run's tables",

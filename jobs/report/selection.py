@@ -49,7 +49,8 @@ LEAVE_ONE_OUT = Rule(
     "the draw and checkpoint with the best mean in-accuracy over the other environments, each measured at the same "
     "step by the trial that held out that environment too",
     """
-    select one.trial_id, one.step, one.environment, avg(pair.in_accuracy) as score,
+    select one.trial_id, one.step, one.environment,
+           mean_of(list(pair.in_accuracy order by pair.place) filter (pair.in_accuracy is not null)) as score,
            any_value(one.in_accuracy) as accuracy
     from checkpoints one
     join checkpoints pair on pair.draw = one.draw and pair.step = one.step
@@ -70,9 +71,28 @@ TEST_DOMAIN = Rule(
 )
 RULES = (TRAINING_DOMAIN, LEAVE_ONE_OUT, TEST_DOMAIN)
 
+DOMAINBED = "@DomainBed"
+"""How the identity of a dataset ends whose trials come from DomainBed; for them its conventions hold to the last bit."""
+
 # Means of the same accuracies summed in another order differ in their last bit: rounding makes ties real, and ties go
-# to the earlier step, then to the hyperparameters that come first as text.
-_RANKED = "round(score, 12) desc"
+# to the earlier step, then to the hyperparameters that come first as text. DomainBed compares the bare sums, and among
+# equal ones takes the last of its draws.
+_RANKED = f"if(dataset like '%{DOMAINBED}', score, round(score, 12)) desc"
+_DRAW = "try_cast(json_extract_string(hyperparameters, '$.hparams_seed') as bigint) desc nulls last, hyperparameters"
+
+# Adds up in numpy's order, which makes scores the very numbers that DomainBed compares (for up to nine values).
+_MEAN = """
+    create temp macro mean_of(v) as if(
+        len(v) < 8, list_sum(v),
+        ((v[1] + v[2]) + (v[3] + v[4])) + ((v[5] + v[6]) + (v[7] + v[8])) + coalesce(list_sum(v[9:]), 0)
+    ) / len(v)
+"""
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    db = duckdb.connect()
+    db.execute(_MEAN)
+    return db
 
 
 @dataclass(frozen=True)
@@ -82,10 +102,11 @@ class Records:
     Args:
         runs: completed trials with one or two held-out environments: trial_id, dataset, budget, method, held_out,
             seed, hyperparameters, seconds.
-        checkpoints: one row a (trial, step, held-out environment): trial_id, step, environment, other (the second
-            held-out environment of a pair), single, draw (equal for trials that differ in held_out only),
-            environments (how many the dataset has), last_step, training_accuracy (mean over the training
-            environments' out splits; null unless each was measured), in_accuracy, out_accuracy.
+        checkpoints: one row a (trial, step, held-out environment): trial_id, step, environment, place (its index among
+            the dataset's environments), other (the second held-out environment of a pair), single, draw (equal for
+            trials that differ in held_out only), environments (how many the dataset has), last_step, training_accuracy
+            (mean over the training environments' out splits; null unless each was measured), in_accuracy,
+            out_accuracy.
         environments: by dataset identity, its environments in the dataset's own order.
     """
 
@@ -104,7 +125,7 @@ def measure(trials: pa.Table, metrics: pa.Table) -> Records:
     Returns:
         The records that every rule, curve and plot starts from.
     """
-    with duckdb.connect() as db:
+    with _connect() as db:
         db.register("all_trials", trials)
         db.register("metrics", metrics)
         # Numbers instead of trial ids and environment sets: the aggregation below sees every row of metrics.
@@ -124,16 +145,21 @@ def measure(trials: pa.Table, metrics: pa.Table) -> Records:
         environments = _environments(db, metrics)
         counts = pa.table({"dataset": list(environments), "environments": [len(e) for e in environments.values()]})
         db.register("counts", counts)
+        named = [(dataset, name, place) for dataset, all_ in environments.items() for place, name in enumerate(all_)]
+        columns = list(zip(*named, strict=True)) or [(), (), ()]
+        kinds = (pa.string(), pa.string(), pa.int64())
+        places = [pa.array(column, kind) for column, kind in zip(columns, kinds, strict=True)]
+        db.register("places", pa.table(places, names=["dataset", "environment", "place"]))
         db.execute("""
             create temp table steps as
             select key, step,
-                   avg(value) filter (not held and split = 'out') as mean_out,
-                   count(value) filter (not held and split = 'out') as measured_out,
+                   list(value order by place) filter (not held and split = 'out' and value is not null) as outs,
                    max(value) filter (environment = first and split = 'in') as first_in,
                    max(value) filter (environment = first and split = 'out') as first_out,
                    max(value) filter (environment = second and split = 'in') as second_in,
                    max(value) filter (environment = second and split = 'out') as second_out
-            from accuracies join (select key, first, second from completed) using (key)
+            from accuracies join (select key, dataset, first, second from completed) using (key)
+                 join places using (dataset, environment)
             group by key, step
         """)
         runs = db.sql("""
@@ -143,17 +169,18 @@ def measure(trials: pa.Table, metrics: pa.Table) -> Records:
         checkpoints = db.sql("""
             with wide as (
                 select *, len(held_out) = 1 as single, max(step) over (partition by key) as last_step,
-                       if(measured_out = environments - len(held_out), mean_out, null) as training_accuracy
+                       if(len(outs) = environments - len(held_out), mean_of(outs), null) as training_accuracy
                 from steps join completed using (key) join counts using (dataset)
                 where len(held_out) in (1, 2)
             )
-            select trial_id, step, first as environment, nullif(second, '') as other, single, draw, environments,
-                   last_step, training_accuracy, first_in as in_accuracy, first_out as out_accuracy
-            from wide
-            union all
-            select trial_id, step, second, first, single, draw, environments,
-                   last_step, training_accuracy, second_in, second_out
-            from wide where not single
+            select trial_id, step, environment, place, other, single, draw, environments, last_step, training_accuracy,
+                   in_accuracy, out_accuracy
+            from (
+                select *, first as environment, nullif(second, '') as other,
+                       first_in as in_accuracy, first_out as out_accuracy from wide
+                union all
+                select *, second, first, second_in, second_out from wide where not single
+            ) left join places using (dataset, environment)
         """).to_arrow_table()
     return Records(runs, checkpoints, environments)
 
@@ -186,10 +213,11 @@ def best_checkpoints(records: Records, rule: Rule) -> pa.Table:
     Returns:
         trial_id, step, environment, score, accuracy; a trial for which the rule has no finite score is left out.
     """
-    with duckdb.connect() as db:
+    with _connect() as db:
         db.register("checkpoints", records.checkpoints)
+        db.register("runs", records.runs)
         return db.sql(f"""
-            select trial_id, step, environment, score, accuracy from ({rule.scores})
+            select trial_id, step, environment, score, accuracy from ({rule.scores}) join runs using (trial_id)
             where isfinite(score) and isfinite(accuracy)
             qualify row_number() over (partition by trial_id order by {_RANKED}, step) = 1
         """).to_arrow_table()
@@ -215,6 +243,6 @@ def select(records: Records, rule: Rule) -> pa.Table:
                    count(*) over search as draws
             from best join runs using (trial_id)
             window search as (partition by dataset, budget, method, environment, seed)
-            qualify row_number() over (search order by {_RANKED}, hyperparameters) = 1
+            qualify row_number() over (search order by {_RANKED}, {_DRAW}) = 1
             order by dataset, budget, method, environment, seed
         """).to_arrow_table()

@@ -7,16 +7,16 @@ import io
 import json
 import math
 import re
-import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
-from jobs.report.selection import LEAVE_ONE_OUT, RULES, Records, Rule, measure, select
+from jobs.report.selection import DOMAINBED, LEAVE_ONE_OUT, RULES, Records, Rule, measure, select
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +25,7 @@ ERROR_BAR = (
     "+/- is the standard error in percent (population standard deviation / sqrt(n)) over n seeds; each seed repeats "
     "the whole search, so the selected hyperparameters may differ between seeds."
 )
+_PUBLISHED = ("ColoredMNIST", "RotatedMNIST", "VLCS", "PACS", "OfficeHome", "TerraIncognita", "DomainNet")
 _CSV_COLUMNS = ("dataset", "budget", "rule", "method", "environment", "mean", "standard_error", "seeds")
 
 
@@ -37,20 +38,30 @@ class Cell:
         error: standard error of the mean; None for a single value, and for an average of means.
         seeds: number of seeds behind the mean.
         best: whether its printed mean is the highest of its column.
+        percent: the mean in percent, which for an average of means is their average in percent; the last bit counts.
     """
 
     mean: float | None = None
     error: float | None = None
     seeds: int = 0
     best: bool = False
+    percent: float = math.nan
 
     @classmethod
-    def over_seeds(cls, values: Sequence[float]) -> Cell:
-        """Take mean and standard error (population standard deviation / sqrt(n)) over one value a seed."""
+    def over_seeds(cls, values: Sequence[float], least: int = 2) -> Cell:
+        """Take mean and standard error (population standard deviation / sqrt(n)) over one value a seed.
+
+        Every sum is taken as DomainBed takes it, so that a number halfway between two tenths is rounded the same way.
+
+        Args:
+            values: one a seed, in the order of the seeds.
+            least: from how many values on there is an error.
+        """
         if not values:
             return cls()
-        error = statistics.pstdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return cls(statistics.fmean(values), error, len(values))
+        mean = float(np.mean(values))
+        error = float(np.std(np.array(values) / np.sqrt(len(values)))) if len(values) >= least else None
+        return cls(mean, error, len(values), percent=100 * mean)
 
     @classmethod
     def over_columns(cls, cells: Sequence[Cell], complete: bool) -> Cell:
@@ -58,14 +69,15 @@ class Cell:
         means = [cell.mean for cell in cells if cell.mean is not None]
         if not means or len(means) < len(cells) or not complete:
             return cls()
-        return cls(statistics.fmean(means), None, min(cell.seeds for cell in cells))
+        percent = sum(cell.percent for cell in cells) / len(cells)
+        return cls(percent / 100, None, min(cell.seeds for cell in cells), percent=percent)
 
     def text(self, plus_minus: str = "+/-") -> str:
         """Print in percent, e.g. "84.7 +/- 0.4"; "X" where there is nothing."""
         if self.mean is None:
             return "X"
         error = "" if self.error is None else f" {plus_minus} {100 * self.error:.1f}"
-        return f"{100 * self.mean:.1f}{error}"
+        return f"{self.percent:.1f}{error}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +127,9 @@ def results(trials: pa.Table, metrics: pa.Table) -> Results:
     records = measure(trials, metrics)
     counts = _count_trials(trials)
     names = dataset_names(sorted({dataset for dataset, _ in counts}))
-    groups = sorted(counts, key=lambda g: (names[g[0]].casefold(), names[g[0]], _steps(g[1]), g[1]))
+    groups = sorted(
+        counts, key=lambda g: (_place(names[g[0]]), names[g[0]].casefold(), names[g[0]], _steps(g[1]), g[1])
+    )
     titles = {(dataset, budget): f"{names[dataset]}, {budget_text(budget)}" for dataset, budget in groups}
     tables: list[ResultTable] = []
     averages: list[ResultTable] = []
@@ -170,6 +184,11 @@ def budget_text(budget: str) -> str:
     return ", ".join(words) or "no budget stated"
 
 
+def _place(name: str) -> int:
+    """Sort the datasets of published tables as these do, and all others after them."""
+    return _PUBLISHED.index(name) if name in _PUBLISHED else len(_PUBLISHED)
+
+
 def _steps(budget: str) -> float:
     steps = json.loads(budget or "{}").get("steps", 0)
     return float(steps) if isinstance(steps, int | float) else 0.0
@@ -190,7 +209,7 @@ def _result_table(
         values[row["method"], row["environment"]].append(row["accuracy"])
     rows = {}
     for method in method_order(method for method, _ in counts):
-        cells = [Cell.over_seeds(values[method, environment]) for environment in columns]
+        cells = [Cell.over_seeds(values[method, environment], _least(group[0])) for environment in columns]
         rows[method] = (*cells, Cell.over_columns(cells, complete=columns == environments))
     notes = [f"Selected: {rule.how}. Reported: accuracy on the held-out environment's in split.", ERROR_BAR]
     notes += _search_notes(rule, counts, chosen)
@@ -199,6 +218,11 @@ def _result_table(
     if absent := [e for e in environments if e not in columns]:
         notes.append(f"Avg is X: it is over every environment; not held out alone: {_listed(absent)}.")
     return ResultTable(rule, title, *group, columns, _mark_best(rows), tuple(notes), tuple(chosen))
+
+
+def _least(dataset: str) -> int:
+    """From how many seeds on a cell has an error: DomainBed gives one to a single seed too, 0.0."""
+    return 1 if dataset.endswith(DOMAINBED) else 2
 
 
 def _search_notes(rule: Rule, counts: _Counts, chosen: list[dict[str, Any]]) -> list[str]:
@@ -232,8 +256,10 @@ def _seed_notes(columns: Sequence[str], rows: dict[str, tuple[Cell, ...]]) -> li
     if fewer := [f"{m} on {c} ({cell.seeds})" for m, c, cell in cells if cell.seeds < most]:
         verb = "rests" if len(fewer) == 1 else "rest"
         notes.append(f"{len(fewer)} of {len(cells)} cells {verb} on fewer than {most} seeds: {_listed(fewer)}.")
-    if any(cell.seeds == 1 for *_, cell in cells):
+    if any(cell.seeds == 1 and cell.error is None for *_, cell in cells):
         notes.append("A cell without +/- rests on one seed.")
+    if any(cell.seeds == 1 and cell.error is not None for *_, cell in cells):
+        notes.append("A cell that rests on one seed has +/- 0.0, as in DomainBed's tables; its error is unknown.")
     return notes
 
 
@@ -264,13 +290,20 @@ def _missing_notes(rule: Rule, columns: Sequence[str], rows: dict[str, tuple[Cel
 
 
 def _average_tables(rule: Rule, tables: list[ResultTable], names: dict[str, str]) -> list[ResultTable]:
-    """Average over datasets: one table if each dataset has one budget, else one a budget that datasets share."""
+    """Average over datasets: one table if each dataset has one budget, else one a budget that datasets share.
+
+    A single dataset has none, unless it comes from DomainBed, whose users read the error of its average there.
+    """
     by_budget: dict[str, list[ResultTable]] = defaultdict(list)
     for table in tables:
         by_budget[table.budget].append(table)
-    one_each = len({table.dataset for table in tables}) == len(tables)
+    one_each = 0 < len({table.dataset for table in tables}) == len(tables)
     groups = [tables] if one_each else [group for _, group in sorted(by_budget.items())]
-    return [_average_table(rule, group, names) for group in groups if len(group) > 1]
+    return [
+        _average_table(rule, group, names)
+        for group in groups
+        if len(group) > 1 or (one_each and group[0].dataset.endswith(DOMAINBED))
+    ]
 
 
 def _average_table(rule: Rule, tables: list[ResultTable], names: dict[str, str]) -> ResultTable:
@@ -285,6 +318,7 @@ def _average_table(rule: Rule, tables: list[ResultTable], names: dict[str, str])
         "A cell averages a dataset's environments within each seed.",
         ERROR_BAR,
         *_seed_notes(columns, rows),
+        *_incomplete_notes(tables, names),
     ]
     if any(cell.mean is None for row in rows.values() for cell in row):
         notes.append("X: no seed has every environment of the dataset; the dataset's own table says why.")
@@ -293,21 +327,46 @@ def _average_table(rule: Rule, tables: list[ResultTable], names: dict[str, str])
 
 
 def _dataset_cell(table: ResultTable, method: str) -> Cell:
-    """Mean and error over the per-seed averages of a dataset's environments; only seeds that have them all."""
-    if method not in table.rows or table.rows[method][-1].mean is None:
-        return Cell()
-    seeds: dict[int, list[float]] = defaultdict(list)
+    """Mean and error over the per-seed averages of a dataset's environments; only seeds that have them all.
+
+    Of trials that come from DomainBed every seed counts, averaged over the environments it has, as DomainBed does.
+    """
+    seeds = _by_seed(table, method)
+    if not table.dataset.endswith(DOMAINBED):
+        complete = method in table.rows and table.rows[method][-1].mean is not None
+        seeds = [values for values in seeds if complete and len(values) == len(table.columns)]
+    return Cell.over_seeds([float(np.mean(values)) for values in seeds], _least(table.dataset))
+
+
+def _by_seed(table: ResultTable, method: str) -> list[list[float]]:
+    """List the selected accuracies of each seed, seeds ascending, environments in the order of the columns."""
+    found: dict[int, dict[str, float]] = defaultdict(dict)
     for row in table.selected:
         if row["method"] == method:
-            seeds[row["seed"]].append(row["accuracy"])
-    return Cell.over_seeds([statistics.fmean(v) for _, v in sorted(seeds.items()) if len(v) == len(table.columns)])
+            found[row["seed"]][row["environment"]] = row["accuracy"]
+    return [[values[c] for c in table.columns if c in values] for _, values in sorted(found.items())]
+
+
+def _incomplete_notes(tables: list[ResultTable], names: dict[str, str]) -> list[str]:
+    """Say which averages leave environments out, which only those of DomainBed's trials do."""
+    partial = [
+        f"{method} on {names[table.dataset]}"
+        for table in tables
+        for method, row in table.rows.items()
+        if table.dataset.endswith(DOMAINBED) and (seeds := _by_seed(table, method))
+        if row[-1].mean is None or any(len(values) < len(table.columns) for values in seeds)
+    ]
+    if not partial:
+        return []
+    what = "As in DomainBed's own tables an average is over the environments that a seed has. Some seed lacks one"
+    return [f"{what}, so do not compare: {_listed(partial)}."]
 
 
 def _mark_best(rows: dict[str, tuple[Cell, ...]]) -> dict[str, tuple[Cell, ...]]:
     """Mark the highest printed mean of each column, ties too; with one method there is nothing to compare."""
     if len(rows) < 2:
         return rows
-    printed = [[round(100 * c.mean, 1) if c.mean is not None else -math.inf for c in row] for row in rows.values()]
+    printed = [[round(c.percent, 1) if c.mean is not None else -math.inf for c in row] for row in rows.values()]
     best = [max(column) for column in zip(*printed, strict=True)]
     return {
         method: tuple(
