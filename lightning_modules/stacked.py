@@ -17,7 +17,9 @@ _STACKABLE = (nn.Flatten, nn.Linear, nn.ReLU, nn.Sequential)
 class StackedNetwork(nn.Module):
     """K networks of one shape, evaluated together.
 
-    Networks of linear layers and ReLU become batched matrix products; any other runs under `torch.func.vmap`.
+    Networks of linear layers and ReLU become batched matrix products; any other runs under `torch.func.vmap`. Products
+    are laid out as W [K, out, in] times inputs [K, in, n]: for the narrow layers of such networks BLAS is up to five
+    times as fast with examples along the last axis as along the middle one.
 
     Args:
         networks: K networks that differ in their parameters' values only.
@@ -33,12 +35,10 @@ class StackedNetwork(nn.Module):
         self._names = [name for name, _ in first.named_parameters()]
         for name in self._names:
             values = torch.stack([network.get_parameter(name).detach() for network in networks])
-            if self.is_linear and values.dim() == 3:  # weights as [K, in, out], ready for x @ W
-                values = values.mT.contiguous()
             self.register_parameter(name.replace(".", "_"), nn.Parameter(values))
 
     def named_stacks(self) -> dict[str, Tensor]:
-        """Stacked parameters [K, ...] by the single network's names (linear weights as [K, in, out])."""
+        """Stacked parameters [K, ...] by the single network's names."""
         return {name: self.get_parameter(name.replace(".", "_")) for name in self._names}
 
     def forward(self, inputs: Tensor, shared: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -54,15 +54,15 @@ class StackedNetwork(nn.Module):
                 self.single, in_dims=(0, None if shared else 0)
             )(self.named_stacks(), inputs)
             return outputs
-        layers, values, shared = [], inputs.flatten(1 if shared else 2), shared
+        values = inputs.flatten(1 if shared else 2).mT
+        layers = []
         for prefix, layer in self._layers("featurizer"):
             if isinstance(layer, nn.ReLU):
-                values = values.relu()
-                layers.append(values)
+                values = values.relu_()  # in place: memory that is not asked for need not be made
+                layers.append(values.mT)
             elif isinstance(layer, nn.Linear):
-                values = self._product(prefix, values, shared)
-                shared = False
-        return tuple(layers) or (values,), self._product("classifier", values, shared)
+                values = self._product(prefix, values)
+        return tuple(layers) or (values.mT,), self._product("classifier", values).mT
 
     def single(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Compute hidden layers [n, d_l] and logits [n, C] of one network; to be used under `torch.func.vmap`.
@@ -78,20 +78,22 @@ class StackedNetwork(nn.Module):
                 skeleton, dict(parameters), (inputs,)
             )
             return outputs
-        layers, values = [], inputs.flatten(1)
+
+        def product(prefix: str, values: Tensor) -> Tensor:
+            return parameters[f"{prefix}.weight"] @ values + parameters[f"{prefix}.bias"].unsqueeze(1)
+
+        layers, values = [], inputs.flatten(1).mT
         for prefix, layer in self._layers("featurizer"):
             if isinstance(layer, nn.ReLU):
                 values = values.relu()
-                layers.append(values)
+                layers.append(values.mT)
             elif isinstance(layer, nn.Linear):
-                values = values @ parameters[f"{prefix}.weight"] + parameters[f"{prefix}.bias"]
-        logits = values @ parameters["classifier.weight"] + parameters["classifier.bias"]
-        return tuple(layers) or (values,), logits
+                values = product(prefix, values)
+        return tuple(layers) or (values.mT,), product("classifier", values).mT
 
     def classifiers(self) -> tuple[Tensor, Tensor]:
         """Weights [K, C, d] and biases [K, C] of the classifiers."""
-        weight = self.get_parameter("classifier_weight")
-        return weight.mT if self.is_linear else weight, self.get_parameter("classifier_bias")
+        return self.get_parameter("classifier_weight"), self.get_parameter("classifier_bias")
 
     def _layers(self, part: str) -> list[tuple[str, nn.Module]]:
         module = getattr(self._skeleton, part)
@@ -99,13 +101,13 @@ class StackedNetwork(nn.Module):
             return [(part, module)]
         return [(f"{part}.{name}", layer) for name, layer in module.named_children()]
 
-    def _product(self, prefix: str, values: Tensor, shared: bool) -> Tensor:
+    def _product(self, prefix: str, values: Tensor) -> Tensor:
+        """W v + b [K, out, n] from v [K, in, n], or from v [in, n] where all models see the same."""
         name = prefix.replace(".", "_")
-        weight, bias = self.get_parameter(f"{name}_weight"), self.get_parameter(f"{name}_bias")
-        if shared:  # one product [n, in] x [in, K out] instead of K
-            wide = values @ weight.transpose(0, 1).flatten(1)
-            return wide.view(len(values), self.size, -1).transpose(0, 1) + bias.unsqueeze(1)
-        return torch.baddbmm(bias.unsqueeze(1), values, weight)
+        weight, bias = self.get_parameter(f"{name}_weight"), self.get_parameter(f"{name}_bias").unsqueeze(2)
+        if values.dim() == 2:  # one product instead of K
+            return (weight.flatten(0, 1) @ values).view(self.size, -1, values.shape[1]) + bias
+        return torch.baddbmm(bias, weight, values)
 
 
 class StackedAdam(torch.optim.Optimizer):
@@ -123,27 +125,21 @@ class StackedAdam(torch.optim.Optimizer):
         super().__init__(list(parameters), {})
         self._lr, self._weight_decay = list(lr), list(weight_decay)
         self._stacks = list(parameters)
-        self._gradients = [torch.zeros_like(stack) for stack in self._stacks]
         self._averages = [torch.zeros_like(stack) for stack in self._stacks]
         self._squares = [torch.zeros_like(stack) for stack in self._stacks]
-        device = self._stacks[0].device
-        self._steps = [[torch.zeros((), device=device) for _ in self._stacks] for _ in self._lr]
+        self._counts = torch.zeros(len(self._lr), device=self._stacks[0].device)
         self.active = [True] * len(self._lr)
         with torch.no_grad():
-            tensors = (self._stacks, self._gradients, self._averages, self._squares)
+            tensors = (self._stacks, self._averages, self._squares)
             # Views of each model's slices, made once: the tensors are only ever changed in place.
             self._slices = [tuple([t[k] for t in stack] for stack in tensors) for k in range(len(self._lr))]
-
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        """Zero the gradients in place, and put them back where somebody took them away: slices of them are in use."""
-        for stack, gradient in zip(self._stacks, self._gradients, strict=True):
-            stack.grad = gradient.zero_()
+            self._steps = [[count] * len(self._stacks) for count in self._counts.unbind()]
 
     def reset(self, model: int, lr: float) -> None:
         """Let one model's Adam forget its moments and go on with a learning rate."""
         self._lr[model] = lr
-        _, _, averages, squares = self._slices[model]
-        for tensor in (*averages, *squares, *self._steps[model]):
+        _, averages, squares = self._slices[model]
+        for tensor in (*averages, *squares, self._counts[model]):
             tensor.zero_()
 
     @torch.no_grad()
@@ -153,13 +149,14 @@ class StackedAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for model, (parameters, gradients, averages, squares) in enumerate(self._slices):
+        self._counts += 1
+        gradients = list(zip(*(self._gradient(stack).unbind() for stack in self._stacks), strict=True))
+        for model, (parameters, averages, squares) in enumerate(self._slices):
             if not self.active[model]:
                 continue
-            torch._foreach_add_(self._steps[model], 1)
             torch._fused_adam_(
                 parameters,
-                gradients,
+                list(gradients[model]),
                 averages,
                 squares,
                 [],
@@ -173,6 +170,10 @@ class StackedAdam(torch.optim.Optimizer):
                 maximize=False,
             )
         return loss
+
+    @staticmethod
+    def _gradient(stack: Tensor) -> Tensor:
+        return torch.zeros_like(stack) if stack.grad is None else stack.grad.contiguous()
 
 
 class FunctionalStep(torch.optim.Optimizer):

@@ -13,6 +13,8 @@ from torch.utils.data import IterableDataset
 from lightning_modules.data.environments import Dataset
 from lightning_modules.data.splits import split_environment
 
+_STEPS_AT_ONCE = 64
+
 
 @dataclass(frozen=True)
 class SplitDataset:
@@ -70,10 +72,11 @@ class RowStream:
         self._shape = (len(rows), batch_size)
         self._generator = torch.Generator().manual_seed(seed)
 
-    def draw(self) -> Tensor:
-        """Draw the next rows [E, B]."""
-        uniform_EB = torch.rand(self._shape, dtype=torch.float64, generator=self._generator)
-        return self._rows[(uniform_EB * self._sizes_E1).long() + self._starts_E1]
+    def draw(self, steps: int) -> Tensor:
+        """Draw the rows of the next steps, [steps, E, B]; the same rows however many are asked for at once."""
+        uniform_SEB = torch.rand((steps, *self._shape), dtype=torch.float64, generator=self._generator)
+        places = (uniform_SEB * self._sizes_E1).long() + self._starts_E1
+        return self._rows.index_select(0, places.flatten()).view(places.shape)
 
 
 class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
@@ -94,7 +97,12 @@ class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Start from the beginning."""
-        streams = self._streams()
+        streams, inputs = self._streams(), self._split.inputs
         while True:
-            rows = torch.stack([s.draw() for s in streams]) if isinstance(streams, list) else streams.draw()
-            yield self._split.inputs[rows], self._split.labels[rows]
+            if isinstance(streams, list):
+                some = torch.stack([stream.draw(_STEPS_AT_ONCE) for stream in streams], 1)
+            else:
+                some = streams.draw(_STEPS_AT_ONCE)
+            for rows in some:
+                flat = rows.flatten()  # index_select copies rows several times as fast as indexing does
+                yield inputs.index_select(0, flat).view(*rows.shape, *inputs.shape[1:]), self._split.labels[rows]

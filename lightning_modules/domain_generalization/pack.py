@@ -61,22 +61,8 @@ class Pack(pl.LightningModule):
         self.network = StackedNetwork([method.network for method in methods])
         self._numbers, self._fixed = _stack_hyperparameters(self._each, self._method.structural)
         self._resets = [self._method.optimizer_reset_step(h) for h in self._each]
-        self._state: State = self._stack_states(methods)
+        self._state: State = {n: torch.stack([m.state[n] for m in methods]) for n in methods[0].state_names}
         self._updates = 0
-
-    def _stack_states(self, methods: Sequence[MethodModule]) -> State:
-        """The members' states along a first axis; what belongs to a parameter is laid out as the stack's is."""
-        state: State = {}
-        transposed = {
-            name: stack.mT.shape[1:] for name, stack in self.network.named_stacks().items() if self.network.is_linear
-        }
-        for name in methods[0].state_names:
-            values = torch.stack([m.state[name] for m in methods])
-            owner = next((p for p in transposed if name.endswith(f".{p}")), None)
-            if owner is not None and values.dim() == 3:
-                values = values.mT.contiguous()
-            state[name] = values
-        return state
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
         """Sum of the members' losses, from inputs [K, E, B, ...] and labels [K, E, B]; or every member's whole step."""
@@ -90,7 +76,9 @@ class Pack(pl.LightningModule):
         if noise:
             inputs = torch.func.vmap(self._method.augment)(inputs, noise)
         layers, logits = self.network(inputs.flatten(1, 2))
-        layers = tuple(layer.view(*labels.shape, -1) for layer in layers)
+        # In one layout for every size of the pack: what a product rounds to depends on its operands' strides.
+        layers = tuple(layer.contiguous().view(*labels.shape, -1) for layer in layers)
+        logits = logits.contiguous().view(*labels.shape, -1)
 
         def objective(
             layers: tuple[Tensor, ...],
@@ -107,7 +95,7 @@ class Pack(pl.LightningModule):
             return self._method.objective(outputs, labels, hyperparameters, state, step)
 
         losses, state = torch.func.vmap(objective)(
-            layers, logits.view(*labels.shape, -1), *self.network.classifiers(), noise, labels, numbers, self._state
+            layers, logits, *self.network.classifiers(), noise, labels, numbers, self._state
         )
         self._remember(state)
         total: Tensor = losses.sum()
@@ -179,11 +167,6 @@ class Pack(pl.LightningModule):
         lr, weight_decay = [h.lr for h in self._each], [h.weight_decay for h in self._each]
         self.adam = StackedAdam(list(self.network.parameters()), lr, weight_decay)
         return self.adam
-
-    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
-        """Keep the gradients' memory, of which the optimiser holds slices."""
-        if isinstance(self.adam, StackedAdam):
-            self.adam.zero_grad()
 
 
 class PackEvaluation(pl.Callback):

@@ -86,8 +86,7 @@ def train_linear_network(
         margins_KEBR = (flat @ rule_KdR + bias.unsqueeze(1)).view(*y.shape, -1) * signs_KEB1
         loss = F.softplus(-margins_KEBR).mean((1, 2))
         if method == "IRM":
-            slopes = -margins_KEBR * torch.sigmoid(-margins_KEBR)
-            loss = loss + weight * (slopes[:, :, ::2].mean(2) * slopes[:, :, 1::2].mean(2)).mean(1)
+            loss = loss + weight * margin_slope_penalty(margins_KEBR)
         else:
             w = product[:, :, None, None]
             projected = (w @ mean_gap.unsqueeze(-1)).squeeze(-1)
@@ -101,6 +100,21 @@ def train_linear_network(
     if not torch.isfinite(loss).all():
         raise FloatingPointError(f"{method} diverged: a loss is not finite after {steps} steps at lam {list(lam)}")
     return _product(layers).squeeze(-2).detach(), bias.detach()
+
+
+def margin_slope_penalty(margins: Tensor) -> Tensor:
+    """IRMv1's penalty for two classes: mean over environments of (d/ds R_e(s f))^2 at s = 1, without bias.
+
+    The squared mean is the product of the means over even and odd examples (`irm.irm_penalty` for any classes).
+
+    Args:
+        margins: y f(x), [K, E, B, R].
+
+    Returns:
+        [K, R].
+    """
+    slopes = -margins * torch.sigmoid(-margins)
+    return (slopes[:, :, ::2].mean(2) * slopes[:, :, 1::2].mean(2)).mean(1)
 
 
 def _product(layers: Sequence[Tensor]) -> Tensor:
