@@ -8,6 +8,7 @@ nothing. Parts are ordinary Parquet: pyarrow, DuckDB, Polars or pandas read them
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -113,7 +114,8 @@ class Store:
     def __init__(self, uri: str, schemas: Mapping[str, pa.Schema] | None = None) -> None:
         self.location = Location.resolve(uri)
         self.location.check_writable()
-        if self.location.exists("run.json"):
+        self._fresh = not self.location.exists("run.json")
+        if not self._fresh:
             _check_version(self.location)
         else:
             about = {"schema_version": SCHEMA_VERSION, "what": "a shiftlab run: Parquet tables, one folder each"}
@@ -137,8 +139,10 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Seal what is in the log and close."""
+        """Seal what is in the log and close; a new run that an error ended before its first row is taken away."""
         self.close()
+        if kind is not None and self._fresh:
+            self._discard()
 
     def append(self, tables: Mapping[str, Sequence[Sequence[Any]] | pa.Table | pa.RecordBatch]) -> None:
         """Store rows; when this returns they survive the death of the process.
@@ -151,6 +155,7 @@ class Store:
             rows = tables[name]
             if len(rows) == 0:
                 continue
+            self._fresh = False
             batches = self._batches(name, rows)
             if name not in self._open:
                 sink = pa.OSFile(str(self._logs / f"{self._writer}-{self._segment:06d}.{name}.arrow"), "wb")
@@ -230,6 +235,13 @@ class Store:
         if not self._lock.closed:
             self._lock.close()
             (self._logs / f"{self._writer}.lock").unlink(missing_ok=True)
+
+    def _discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._logs.rmdir()  # fails where another writer has joined the run
+            self.location.filesystem.delete_file(self.location.path("run.json"))
+            if self.location.is_local:
+                os.rmdir(self.location.root)
 
 
 def _check_version(location: Location) -> None:

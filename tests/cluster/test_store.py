@@ -199,3 +199,21 @@ def test_100_000_metric_rows_survive_the_round_trip_exactly(tmp_path):
     metrics = Run(str(tmp_path)).read("metrics")
     assert metrics.num_rows == 100_000
     assert metrics["value"].to_pylist()[:3] == [0.0, 0.1, 0.2]
+
+
+def test_a_new_run_that_an_error_ends_before_its_first_row_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), Store(str(tmp_path / "run")):
+        raise RuntimeError("refused")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RuntimeError), Store(str(tmp_path / "run")), Store(str(tmp_path / "run")):
+        raise RuntimeError("another writer is at it")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    with pytest.raises(RuntimeError), Store(str(tmp_path / "mine")):
+        raise RuntimeError("refused")
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    with Store(str(tmp_path / "run")):
+        pass
+    with pytest.raises(RuntimeError), Store(str(tmp_path / "run")):
+        raise RuntimeError("an old run stays")
+    assert (tmp_path / "run" / "run.json").exists()
