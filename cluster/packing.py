@@ -14,7 +14,7 @@ def packs(plan: Iterable[Trial], key: Callable[[Trial], Hashable], size: int) ->
 
     Args:
         plan: trials, read lazily.
-        key: trials of equal key can run at once.
+        key: trials of equal key can run at once; one of key None runs alone.
         size: trials in a pack at most.
 
     Yields:
@@ -27,12 +27,15 @@ def packs(plan: Iterable[Trial], key: Callable[[Trial], Hashable], size: int) ->
     waiting: dict[Hashable, list[Trial]] = {}
     count = 0
     for trial in plan:
-        group = waiting.setdefault(key(trial), [])
+        if (kind := key(trial)) is None:
+            yield (trial,)
+            continue
+        group = waiting.setdefault(kind, [])
         group.append(trial)
         count += 1
         if len(group) == size:
             count -= len(group)
-            yield tuple(waiting.pop(key(trial)))
+            yield tuple(waiting.pop(kind))
         elif count >= _WAITING:
             oldest = next(iter(waiting))
             count -= len(waiting[oldest])

@@ -141,11 +141,13 @@ def setup(threads: int, datasets: Mapping[str, Dataset]) -> Task:
     return Train()
 
 
-def shape(trial: Trial) -> tuple[Any, ...]:
-    """What trials must share to train as one pack."""
+def shape(trial: Trial) -> tuple[Any, ...] | None:
+    """What trials must share to train as one pack; None for a trial that gains nothing by it."""
     from lightning_modules.domain_generalization.catalog import find_method
 
     values = json.loads(trial.hyperparameters)
+    if values["network"] == "cnn":  # its products are large enough alone, and many at once need much memory
+        return None
     structural = ("batch_size", *find_method(trial.method).structural)
     kinds = tuple((k, v) for k, v in values.items() if k in structural or isinstance(v, str | bool))
     return trial.method, trial.dataset, len(trial.held_out), trial.budget, kinds

@@ -46,6 +46,7 @@ _RC: dict[Any, Any] = {
     "grid.color": _TEXT,
     "grid.alpha": 0.13,
     "grid.linewidth": 0.7,
+    "legend.frameon": False,  # a frame would be a white box on a dark page
 }
 
 
@@ -276,7 +277,9 @@ def inline_figure(make: Callable[[], Sequence[Any]]) -> list[tuple[Plot, str]]:
             with matplotlib.rc_context({"svg.hashsalt": key}):
                 none = {"Date": None, "Creator": None}
                 named.figure.savefig(sink, format="svg", transparent=True, dpi=160, metadata=none)
-            drawn.append((Plot(named.title, _inline(sink.getvalue(), key, named.title, named.caption)), named.caption))
+            svg = _inline(sink.getvalue(), key, named.title, named.caption)
+            svg = svg.replace("<svg ", f'<svg style="max-width: {7 * named.figure.get_figwidth():g}rem" ', 1)
+            drawn.append((Plot(named.title, svg), named.caption))
     return drawn
 
 

@@ -31,3 +31,9 @@ def test_few_trials_wait_however_many_shapes_there_are():
     first = next(packs(lazy(), lambda t: t.method, 32))
     assert len(first) == 1
     assert len(read) < 5000
+
+
+def test_a_trial_of_no_key_goes_alone_and_at_once():
+    plan = [Trial.create("m", "d", (), {"x": x}) for x in range(6)]
+    grouped = list(packs(iter(plan), lambda t: None if t in plan[1::2] else "even", 3))
+    assert grouped == [(plan[1],), (plan[3],), (plan[0], plan[2], plan[4]), (plan[5],)]
