@@ -157,3 +157,16 @@ def test_the_import_of_lightning_leaves_scipy_signal_whole():
 
     assert callable(scipy.signal.butter)
     assert "lightning.pytorch" in sys.modules
+
+
+def test_rows_are_the_same_however_many_steps_are_drawn_at_once(split):
+    together = RowStream(split, [0, 2], 5, seed=3).draw(70)
+    one_by_one = RowStream(split, [0, 2], 5, seed=3)
+    assert torch.equal(torch.cat([one_by_one.draw(1) for _ in range(70)]), together)
+    for place, environment in enumerate((0, 2)):
+        assert set(together[:, place].flatten().tolist()) <= set(split.rows_in[environment].tolist())
+    batches = iter(batches_of(split, [0, 2], 5, 3))
+    for rows in together:
+        inputs, labels = next(batches)
+        assert torch.equal(inputs, split.inputs[rows])
+        assert torch.equal(labels, split.labels[rows])
