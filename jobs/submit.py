@@ -88,6 +88,10 @@ def run(options: Submit) -> int:
         return 130
 
 
+_HOME_RUNS = ("reproduce", "heads")
+"""Commands that write to runs/ of the working folder where no --run is given."""
+
+
 def _entrypoint(words: list[str]) -> str:
     """Check what can be checked of the command before it travels; returns the shell line."""
     if not words:
@@ -104,12 +108,17 @@ def _entrypoint(words: list[str]) -> str:
         elif option == "--run":
             run_uri = value
         travelling += [option] if value is None else [option, value]
+    if not run_uri and name in _HOME_RUNS and "--help" not in words and "list" not in words:
+        raise InputError(
+            f"run: {name} would write to runs/ in the job's copy of this folder, on the head; give --run with "
+            "an absolute path on the head, s3://... or gs://..."
+        )
     if run_uri and "://" not in run_uri and not os.path.isabs(run_uri):
         raise InputError(
             f"run: {run_uri!r} would be written into the job's copy of this folder, on the head; "
             "give an absolute path on the head, s3://... or gs://..."
         )
-    return shlex.join(["python", "-m", f"jobs.{name}", *travelling])
+    return shlex.join(["python", "-m", f"jobs.{name.replace('-', '_')}", *travelling])
 
 
 def _choices() -> str:

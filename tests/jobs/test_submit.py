@@ -1,5 +1,6 @@
 """Submitting jobs to a real head: the log arrives, the exit code is the job's, and what stays behind stays behind."""
 
+import importlib
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import pytest
 
 from cluster.errors import InputError
 from jobs import submit
+from jobs.cli import COMMANDS
 from tests.jobs.ray_head import ROOT, clean_environment, ray_head
 
 __all__ = ["ray_head"]
@@ -210,7 +212,7 @@ def test_an_address_where_no_dashboard_answers_is_refused_in_seconds(ray_head, p
     [
         ([], "command: write it after --"),
         (["--", "qery"], "unknown command 'qery'; did you mean 'query'?"),
-        (["--", "zzz"], "unknown command 'zzz'; the commands are sweep, report"),
+        (["--", "zzz"], "unknown command 'zzz'; the commands are sweep, reproduce, heads"),
         (["query"], "unknown option 'query'"),
         (["--", "sweep", "--config", "absent.yaml"], "config: there is no file 'absent.yaml'"),
         (["--", "sweep", "--config"], "config: there is no file ''"),
@@ -228,6 +230,7 @@ def test_an_address_where_no_dashboard_answers_is_refused_in_seconds(ray_head, p
             ["--", "sweep", "--run", "/data", "--config", "conf/relative.yaml"],
             "run: 'runs/first' would be written into",
         ),
+        (["--", "reproduce", "dare"], "run: reproduce would write to runs/ in the job's copy of this folder"),
         (["--", "sweep", "--run=here"], "run: 'here' would be written into the job's copy"),
         (["--entrypoint_num_cpus", "-1", "--", "query"], "entrypoint_num_cpus: -1.0 is too small"),
     ],
@@ -248,3 +251,10 @@ def test_a_run_on_an_absolute_path_or_in_a_bucket_passes_and_the_line_is_quoted(
     assert (
         submit._entrypoint(words) == "python -m jobs.sweep --config conf/relative.yaml --run 's3://bucket/a b' 'x;y' ''"
     )
+
+
+def test_every_command_is_a_module_that_can_be_submitted(project, monkeypatch):
+    monkeypatch.chdir(project)
+    for name in COMMANDS:
+        module = submit._entrypoint([name, "--run", "/data"]).split()[2]
+        assert callable(importlib.import_module(module).main)
