@@ -15,7 +15,7 @@ from cluster.errors import InputError
 from cluster.store import Run
 from cluster.trial import Trial
 from jobs.command import command
-from jobs.launch import Counts, Work, check, launch
+from jobs.launch import Counts, Execution, Work, launch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ LEVEL = 0.1
 
 
 @dataclass
-class Heads:
+class Heads(Execution):
     """Compare last layers on the same features: DARE, what it was compared with, and a head that cheats.
 
     Every head is fitted on the "in" examples of all environments but the target. Hyperparameters are chosen by accuracy
@@ -54,13 +54,6 @@ class Heads:
         seeds: repetitions, each with its own splits (without effect where the table brings a split).
         seed: first of these seeds.
         run: where results go: a directory, s3://... or gs://...
-        workers: Ray workers; null takes one a CPU, 0 runs in this process without Ray.
-        address: HOST:PORT or "auto" of a running Ray; null starts one.
-        gpus_per_worker: GPUs a worker reserves; heads use none.
-        retries: how often a failed trial is tried again.
-        trial_timeout: seconds a trial may take; null for no limit.
-        retry_failed: run trials again that are stored as failed.
-        timing: print where the time of the start went.
     """
 
     table: str
@@ -72,13 +65,6 @@ class Heads:
     seeds: int = 3
     seed: int = 0
     run: str = "runs/heads"
-    workers: int | None = None
-    address: str | None = None
-    gpus_per_worker: float = 0
-    retries: int = 1
-    trial_timeout: float | None = None
-    retry_failed: bool = False
-    timing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("target", "heads", "shrinkage", "l2", "weight"):
@@ -94,7 +80,7 @@ class Heads:
                     raise InputError(f"{name}: {value} is out of range; give 0 {'to 1' if top == 1 else 'or more'}")
         if self.seeds < 1 or self.seed < 0:
             raise InputError("seeds and seed: give 1 or more seeds, the first of them 0 or more")
-        check(self)
+        super().__post_init__()
 
 
 def plan(options: Heads, dataset: Dataset) -> list[Trial]:
@@ -310,7 +296,7 @@ def run(options: Heads) -> int:
     def summarise(counts: Counts) -> None:
         _summarise(options, trials)
 
-    return launch("shiftlab heads", options, prepare, summarise)
+    return launch("shiftlab heads", options, options.run, prepare, summarise)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -30,17 +30,38 @@ Plan = Callable[[], Iterator[Trial]]
 _LARGEST_PACK = 32
 
 
-class Options(Protocol):
-    """What the options of such a job have."""
+@dataclass(kw_only=True)
+class Execution:
+    """What every job that executes a plan can be told.
 
-    run: str
-    workers: int | None
-    address: str | None
-    gpus_per_worker: float
-    retries: int
-    trial_timeout: float | None
-    retry_failed: bool
-    timing: bool
+    Args:
+        workers: Ray workers; null takes one a CPU, 0 runs in this process without Ray.
+        address: HOST:PORT or "auto" of a running Ray; null starts one for the job.
+        gpus_per_worker: GPUs a worker reserves; a fraction shares one.
+        retries: how often a failed trial is tried again.
+        trial_timeout: seconds a trial may take; null for no limit.
+        retry_failed: run trials again that are stored as failed.
+        timing: print where the time of the start went.
+
+    Raises:
+        InputError: for values out of range.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+    gpus_per_worker: float = 0
+    retries: int = 1
+    trial_timeout: float | None = None
+    retry_failed: bool = False
+    timing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise InputError(f"retries: {self.retries} is too small; give 0 or more")
+        if self.trial_timeout is not None and self.trial_timeout <= 0:
+            raise InputError(f"trial_timeout: {self.trial_timeout} is not above 0; give more, or null")
+        if (self.workers or 0) < 0 or self.gpus_per_worker < 0:
+            raise InputError("workers and gpus_per_worker: give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -105,24 +126,19 @@ class Clock:
         return f"{sum(self.laps.values()):.1f} s to the first finished trial: {parts}"
 
 
-def check(options: Any) -> None:
-    """Raise InputError for execution options out of range."""
-    if options.retries < 0:
-        raise InputError(f"retries: {options.retries} is too small; give 0 or more")
-    if options.trial_timeout is not None and options.trial_timeout <= 0:
-        raise InputError(f"trial_timeout: {options.trial_timeout} is not above 0; give more, or null")
-    if (options.workers or 0) < 0 or options.gpus_per_worker < 0:
-        raise InputError("workers and gpus_per_worker: give 0 or more")
-
-
 def launch(
-    prog: str, options: Options, prepare: Callable[[], Work], summarise: Callable[[Counts], None] | None = None
+    prog: str,
+    options: Execution,
+    run: str,
+    prepare: Callable[[], Work],
+    summarise: Callable[[Counts], None] | None = None,
 ) -> int:
     """Execute a job's plan against its run.
 
     Args:
         prog: the command, e.g. "shiftlab sweep".
         options: the command's options.
+        run: where results go.
         prepare: checks everything that can be checked before anything starts, and loads the data.
         summarise: shows the results, called when the plan was gone through and something is completed.
 
@@ -135,11 +151,11 @@ def launch(
             with stop.interruptible():
                 work = prepare()
                 clock.lap("data")
-            with Store(options.run, work.schemas) as store:
+            with Store(run, work.schemas) as store:
                 if store.recovered:
                     note = f"recovered {store.recovered} rows that a launch before this one had not sealed"
                     print(note, file=sys.stderr)
-                counts = _Launch(prog, options, work, store, stop, clock).execute()
+                counts = _Launch(prog, options, run, work, store, stop, clock).execute()
         except Interrupted:
             counts = None
         if counts is None or stop.requested:
@@ -157,7 +173,7 @@ def launch(
     if counts.failed:
         why = f" ({counts.first_error})" if counts.first_error else ""
         print(
-            f"{prog}: {counts.failed} trials failed{why}; see `shiftlab report {options.run}`, "
+            f"{prog}: {counts.failed} trials failed{why}; see `shiftlab report {run}`, "
             "and run the same command with --retry_failed true to try them again",
             file=sys.stderr,
         )
@@ -167,7 +183,8 @@ def launch(
 @dataclass
 class _Launch:
     prog: str
-    options: Options
+    options: Execution
+    run: str
     work: Work
     store: Store
     stop: StopRequest
@@ -175,7 +192,7 @@ class _Launch:
 
     def execute(self) -> Counts:
         options, stop, clock = self.options, self.stop, self.clock
-        done = Run(options.run).trial_status()
+        done = Run(self.run).trial_status()
         workers = options.workers
         if workers is None and not options.address and not os.environ.get("RAY_ADDRESS"):
             workers = os.cpu_count() or 1
@@ -204,7 +221,7 @@ class _Launch:
             missing = (trial for trial in plan() if trial.trial_id not in skip)
             # A worker without a trial would only import its libraries in the way of those that have one.
             workers = min(workers or 0, counts.total - counts.done)
-            return self._run(missing, counts, workers, ray)
+            return self._run_missing(missing, counts, workers, ray)
 
     def _workers(self, workers: int | None, resources: Mapping[str, float]) -> int:
         """Choose the number of workers where none was given, and refuse what an embedded Ray can never start.
@@ -222,7 +239,7 @@ class _Launch:
             raise InputError("workers: the cluster has no CPU yet; give --workers N, so that it grows to N")
         return workers if workers is not None else int(resources["CPU"])
 
-    def _run(self, missing: Iterable[Trial], counts: Counts, workers: int, ray: Any) -> Counts:
+    def _run_missing(self, missing: Iterable[Trial], counts: Counts, workers: int, ray: Any) -> Counts:
         if counts.done == counts.total:
             return counts
         work, options, about = self.work, self.options, versions()
@@ -264,7 +281,7 @@ class _Launch:
             self.store.append(rows)
         except OSError as error:
             raise InputError(
-                f"run: cannot write to {self.options.run!r} ({error.strerror or error}); what was stored is kept: "
+                f"run: cannot write to {self.run!r} ({error.strerror or error}); what was stored is kept: "
                 f"make room and resume with {command_line(self.prog, self.options)}"
             ) from error
 

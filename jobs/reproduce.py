@@ -16,7 +16,7 @@ from cluster.trial import Trial
 from cluster.worker import Task
 from jobs.claims import Claim, Results, Scale, claim_rows, load_paper, number, paper_names, reference
 from jobs.command import command
-from jobs.launch import Work, check, launch
+from jobs.launch import Execution, Work, launch
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ shiftlab reproduce dare --scale paper --run s3://bucket/dare --address auto # th
 
 
 @dataclass
-class Reproduce:
+class Reproduce(Execution):
     """Run a paper's experiments, store the results, and print each claim beside what was measured.
 
     What is stored in the run already is not run again; both scales may share a run.
@@ -37,28 +37,14 @@ class Reproduce:
         name: of the paper; `shiftlab reproduce list` shows them.
         scale: small ends within minutes on two cores, paper has the paper's sizes.
         run: where results go: a directory, s3://... or gs://...; null takes runs/NAME.
-        workers: Ray workers; null takes one a CPU, 0 runs in this process without Ray.
-        address: HOST:PORT or "auto" of a running Ray; null starts one for the job.
-        gpus_per_worker: GPUs a worker reserves; a fraction shares one.
-        retries: how often a failed cell is tried again.
-        trial_timeout: seconds a cell may take; null for no limit.
-        retry_failed: run cells again that are stored as failed.
-        timing: print where the time of the start went.
     """
 
     name: str
     scale: Scale = "small"
     run: str = ""
-    workers: int | None = None
-    address: str | None = None
-    gpus_per_worker: float = 0
-    retries: int = 1
-    trial_timeout: float | None = None
-    retry_failed: bool = False
-    timing: bool = False
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.name != "list" and self.name not in paper_names():
             close = difflib.get_close_matches(self.name, paper_names(), n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(paper_names())}"
@@ -79,7 +65,7 @@ def run(options: Reproduce) -> int:
         return iter(plan)
 
     work = Work(len(plan), lambda: trials, setup, (options.name,))
-    return launch("shiftlab reproduce", options, lambda: work, lambda _: show(options))
+    return launch("shiftlab reproduce", options, options.run, lambda: work, lambda _: show(options))
 
 
 def setup(name: str) -> Task:

@@ -14,7 +14,7 @@ from cluster.errors import InputError
 from cluster.trial import Scalar, Trial
 from cluster.worker import Task
 from jobs.command import command
-from jobs.launch import Plan, Work, check, launch
+from jobs.launch import Execution, Plan, Work, launch
 from lightning_modules.data.catalog import load_dataset
 from tuning.space import draw
 
@@ -30,7 +30,7 @@ shiftlab sweep --dataset ColoredMNIST --workers 0 --steps 10 --run /tmp/try     
 
 
 @dataclass
-class Sweep:
+class Sweep(Execution):
     """Compare methods across environments: every method, held-out setting, draw and seed is one trial.
 
     What is stored in the run already is not run again: the same command resumes, a larger one adds to it.
@@ -50,14 +50,7 @@ class Sweep:
         checkpoint_every: steps between evaluations; null takes DomainBed's for the dataset.
         hyperparameters: values fixed in all draws, by name; each must belong to at least one of the methods.
         image_size: side in pixels to which images of a folder are resized.
-        workers: Ray workers; null takes one a CPU, 0 runs in this process without Ray.
-        address: HOST:PORT or "auto" of a running Ray; null starts one for the sweep.
-        gpus_per_worker: GPUs a worker reserves; a fraction shares one.
-        retries: how often a failed trial is tried again.
-        trial_timeout: seconds a trial may take; null for no limit.
-        retry_failed: run trials again that are stored as failed.
         pack: trials of equal shape that train at once in one worker; null chooses, 1 trains each alone.
-        timing: print where the time of the start went.
     """
 
     dataset: list[str]
@@ -71,17 +64,10 @@ class Sweep:
     checkpoint_every: int | None = None
     hyperparameters: dict[str, int | float | str | bool] = field(default_factory=dict)
     image_size: int = 64
-    workers: int | None = None
-    address: str | None = None
-    gpus_per_worker: float = 0
-    retries: int = 1
-    trial_timeout: float | None = None
-    retry_failed: bool = False
     pack: int | None = None
-    timing: bool = False
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         for name, least in (("draws", 1), ("seeds", 1), ("seed", 0), ("steps", 1), ("image_size", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name}: {getattr(self, name)} is too small; give {least} or more")
@@ -105,7 +91,7 @@ def run(options: Sweep) -> int:
 
         write_report(options.run)
 
-    return launch("shiftlab sweep", options, lambda: _prepare(options), summarise)
+    return launch("shiftlab sweep", options, options.run, lambda: _prepare(options), summarise)
 
 
 def setup(threads: int, datasets: Mapping[str, Dataset]) -> Task:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_modules.domain_generalization.method import Parameters, State
+from lightning_modules.domain_generalization.method import Method, Parameters, Shapes, State
 
 
 def adam_state(parameters: Parameters, name: str = "adam") -> State:
@@ -66,3 +66,14 @@ def first_adam_step(parameters: Parameters, gradients: Parameters, lr: Any, weig
         gradient = gradients[key] + weight_decay * value
         moved[key] = value - lr * gradient / (gradient.abs() + 1e-8)
     return moved
+
+
+class AdamMethod(Method):
+    """A method with a step of its own that keeps Adam's moments of the network in its state."""
+
+    @staticmethod
+    def initial_state(
+        hyperparameters: Any, shapes: Shapes, parameters: Parameters, generator: torch.Generator
+    ) -> State:
+        """Moments of zero."""
+        return adam_state(parameters)

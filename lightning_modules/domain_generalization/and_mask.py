@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from torch import Tensor
 
-from lightning_modules.domain_generalization.adam import adam, adam_state
-from lightning_modules.domain_generalization.gradients import environment_gradients
-from lightning_modules.domain_generalization.method import (
-    Batch,
-    Hyperparameters,
-    Method,
-    Model,
-    Parameters,
-    Shapes,
-    State,
-)
+from lightning_modules.domain_generalization.gradients import GradientMethod, environment_gradients
+from lightning_modules.domain_generalization.method import Batch, Hyperparameters, Model, Parameters
 from lightning_modules.hyperparameters import Uniform
 
 
@@ -41,7 +30,7 @@ def masked_mean(gradients: Tensor, tau: Any) -> Tensor:
     return rescaled
 
 
-class ANDMask(Method):
+class ANDMask(GradientMethod):
     """theta follows mean_e grad R_e times [ |mean_e sign(grad R_e)| >= tau ], divided by the share of ones.
 
     Source: Parascandolo et al., "Learning explanations that are hard to vary", arXiv 2009.00329, section 2.4; the
@@ -51,22 +40,7 @@ class ANDMask(Method):
     Hyperparameters = ANDMaskHyperparameters
 
     @staticmethod
-    def initial_state(
-        hyperparameters: Any, shapes: Shapes, parameters: Parameters, generator: torch.Generator
-    ) -> State:
-        """Adam's moments."""
-        return adam_state(parameters)
-
-    @staticmethod
-    def update(
-        model: Model,
-        parameters: Parameters,
-        batch: Batch,
-        hyperparameters: Any,
-        state: Mapping[str, Tensor],
-        step: Tensor,
-    ) -> tuple[Parameters, State]:
-        """Adam on the masked mean gradient, each parameter tensor rescaled on its own."""
+    def gradient(model: Model, parameters: Parameters, batch: Batch, hyperparameters: Any) -> Parameters:
+        """Masked mean gradient, each parameter tensor rescaled on its own."""
         gradients = environment_gradients(model, parameters, batch.inputs, batch.labels)
-        masked = {name: masked_mean(g, hyperparameters.andmask_tau) for name, g in gradients.items()}
-        return adam(parameters, masked, state, hyperparameters.lr, hyperparameters.weight_decay)
+        return {name: masked_mean(g, hyperparameters.andmask_tau) for name, g in gradients.items()}

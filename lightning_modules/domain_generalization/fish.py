@@ -8,18 +8,10 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lightning_modules.domain_generalization.adam import adam, adam_state
-from lightning_modules.domain_generalization.method import (
-    Batch,
-    Hyperparameters,
-    Method,
-    Model,
-    Parameters,
-    Shapes,
-    State,
-)
+from lightning_modules.domain_generalization.adam import AdamMethod, adam
+from lightning_modules.domain_generalization.gradients import risk_of
+from lightning_modules.domain_generalization.method import Batch, Hyperparameters, Model, Parameters, State
 from lightning_modules.hyperparameters import Choice
 
 
@@ -34,7 +26,7 @@ class FishHyperparameters(Hyperparameters):
     fish_meta_lr: Annotated[float, Choice((0.05, 0.1, 0.5))] = 0.5
 
 
-class Fish(Method):
+class Fish(AdamMethod):
     """theta <- theta + meta_lr (theta' - theta), theta' after one Adam step on each R_e in turn.
 
     To first order this raises the inner products of the environments' gradients.
@@ -46,13 +38,6 @@ class Fish(Method):
     Hyperparameters = FishHyperparameters
 
     @staticmethod
-    def initial_state(
-        hyperparameters: Any, shapes: Shapes, parameters: Parameters, generator: torch.Generator
-    ) -> State:
-        """The inner Adam's moments."""
-        return adam_state(parameters)
-
-    @staticmethod
     def update(
         model: Model,
         parameters: Parameters,
@@ -62,12 +47,9 @@ class Fish(Method):
         step: Tensor,
     ) -> tuple[Parameters, State]:
         """One inner Adam step an environment, then the interpolation; the inner Adam keeps its moments."""
-
-        def risk(parameters: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
-            return F.cross_entropy(model(parameters, inputs)[1], labels)
-
+        gradient_of = torch.func.grad(risk_of(model))
         h, clone, moments = hyperparameters, dict(parameters), dict(state)
         for inputs, labels in zip(batch.inputs, batch.labels, strict=True):
-            moved, moments = adam(clone, torch.func.grad(risk)(clone, inputs, labels), moments, h.lr, h.weight_decay)
+            moved, moments = adam(clone, gradient_of(clone, inputs, labels), moments, h.lr, h.weight_decay)
             clone = dict(moved)
         return {name: value + h.fish_meta_lr * (clone[name] - value) for name, value in parameters.items()}, moments

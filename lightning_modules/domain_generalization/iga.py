@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from lightning_modules.domain_generalization.adam import adam, adam_state
-from lightning_modules.domain_generalization.gradients import environment_gradients
+from lightning_modules.domain_generalization.gradients import GradientMethod, environment_gradients
 from lightning_modules.domain_generalization.losses import environment_risks
-from lightning_modules.domain_generalization.method import (
-    Batch,
-    Hyperparameters,
-    Method,
-    Model,
-    Parameters,
-    Shapes,
-    State,
-)
+from lightning_modules.domain_generalization.method import Batch, Hyperparameters, Model, Parameters
 from lightning_modules.hyperparameters import LogUniform
 
 
@@ -41,7 +31,7 @@ def gradient_dispersion(model: Model, parameters: Parameters, batch: Batch) -> T
     return torch.stack([(g - g.mean(0)).square().sum() for g in gradients.values()]).sum()
 
 
-class IGA(Method):
+class IGA(GradientMethod):
     """min over f of mean_e R_e + lambda * sum_e ||grad R_e - grad mean_e R_e||^2, through second derivatives.
 
     Source: Koyama & Yamaguchi, "When is invariance useful in an out-of-distribution generalization problem?",
@@ -51,22 +41,8 @@ class IGA(Method):
     Hyperparameters = IGAHyperparameters
 
     @staticmethod
-    def initial_state(
-        hyperparameters: Any, shapes: Shapes, parameters: Parameters, generator: torch.Generator
-    ) -> State:
-        """Adam's moments."""
-        return adam_state(parameters)
-
-    @staticmethod
-    def update(
-        model: Model,
-        parameters: Parameters,
-        batch: Batch,
-        hyperparameters: Any,
-        state: Mapping[str, Tensor],
-        step: Tensor,
-    ) -> tuple[Parameters, State]:
-        """Adam on the mean risk plus the weighted dispersion."""
+    def gradient(model: Model, parameters: Parameters, batch: Batch, hyperparameters: Any) -> Parameters:
+        """Gradient of the mean risk plus the weighted dispersion."""
 
         def loss(parameters: Parameters) -> Tensor:
             logits = model(parameters, batch.inputs.flatten(0, 1))[1].view(*batch.labels.shape, -1)
@@ -74,5 +50,5 @@ class IGA(Method):
             total: Tensor = risk + hyperparameters.iga_penalty * gradient_dispersion(model, parameters, batch)
             return total
 
-        gradients = torch.func.grad(loss)(dict(parameters))
-        return adam(parameters, gradients, state, hyperparameters.lr, hyperparameters.weight_decay)
+        gradients: Parameters = torch.func.grad(loss)(dict(parameters))
+        return gradients

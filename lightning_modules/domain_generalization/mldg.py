@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from lightning_modules.domain_generalization.adam import adam, adam_state, first_adam_step
-from lightning_modules.domain_generalization.method import (
-    Batch,
-    Hyperparameters,
-    Method,
-    Model,
-    Parameters,
-    Shapes,
-    State,
-)
+from lightning_modules.domain_generalization.adam import first_adam_step
+from lightning_modules.domain_generalization.gradients import GradientMethod, risk_of
+from lightning_modules.domain_generalization.method import Batch, Hyperparameters, Model, Parameters, Shapes
 from lightning_modules.hyperparameters import Choice, LogUniform
 
 
@@ -41,13 +32,11 @@ def meta_gradient(
     model: Model, parameters: Parameters, batch: Batch, lr: Any, weight_decay: Any, beta: Any
 ) -> Parameters:
     """(1/E) sum over pairs (i, j) of grad R_i(theta) + beta grad R_j(theta after one fresh Adam step on R_i)."""
-
-    def risk(parameters: Parameters, inputs: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(model(parameters, inputs)[1], labels)
+    gradient_of = torch.func.grad(risk_of(model))
 
     def of_pair(inputs_i: Tensor, labels_i: Tensor, inputs_j: Tensor, labels_j: Tensor) -> Parameters:
-        inner = torch.func.grad(risk)(dict(parameters), inputs_i, labels_i)
-        outer = torch.func.grad(risk)(first_adam_step(parameters, inner, lr, weight_decay), inputs_j, labels_j)
+        inner = gradient_of(dict(parameters), inputs_i, labels_i)
+        outer = gradient_of(first_adam_step(parameters, inner, lr, weight_decay), inputs_j, labels_j)
         return {name: inner[name] + beta * outer[name] for name in inner}
 
     train, test = batch.noise["train"], batch.noise["test"]
@@ -56,7 +45,7 @@ def meta_gradient(
     return {name: gradient.sum(0) / batch.labels.shape[0] for name, gradient in each.items()}
 
 
-class MLDG(Method):
+class MLDG(GradientMethod):
     """theta follows grad R_i(theta) + beta grad R_j(theta'), theta' one Adam step on R_i away; no second derivatives.
 
     Source: Li et al., "Learning to Generalize: Meta-Learning for Domain Generalization", arXiv 1710.03463, algorithm 1;
@@ -69,13 +58,6 @@ class MLDG(Method):
     structural = ("mldg_meta_test",)
 
     @staticmethod
-    def initial_state(
-        hyperparameters: Any, shapes: Shapes, parameters: Parameters, generator: torch.Generator
-    ) -> State:
-        """Adam's moments."""
-        return adam_state(parameters)
-
-    @staticmethod
     def noise(generator: np.random.Generator, shapes: Shapes, hyperparameters: Any) -> dict[str, Tensor]:
         """Draw which environments are meta-train, and the meta-test environment that each of them is paired with."""
         tests = min(int(hyperparameters.mldg_meta_test), shapes.environments - 1)
@@ -84,15 +66,7 @@ class MLDG(Method):
         return {"train": torch.from_numpy(train), "test": torch.from_numpy(np.resize(test, len(train)))}
 
     @staticmethod
-    def update(
-        model: Model,
-        parameters: Parameters,
-        batch: Batch,
-        hyperparameters: Any,
-        state: Mapping[str, Tensor],
-        step: Tensor,
-    ) -> tuple[Parameters, State]:
-        """Adam on the meta-gradient."""
+    def gradient(model: Model, parameters: Parameters, batch: Batch, hyperparameters: Any) -> Parameters:
+        """Meta-gradient."""
         h = hyperparameters
-        gradients = meta_gradient(model, parameters, batch, h.lr, h.weight_decay, h.mldg_beta)
-        return adam(parameters, gradients, state, h.lr, h.weight_decay)
+        return meta_gradient(model, parameters, batch, h.lr, h.weight_decay, h.mldg_beta)

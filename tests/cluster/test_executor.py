@@ -65,7 +65,8 @@ def test_a_trial_that_outlives_its_limit_is_failed_and_the_rest_goes_on(ray, tmp
     )
     assert [outcomes[i].status for i in range(4)] == ["completed", "failed", "completed", "completed"]
     assert outcomes[1].error.splitlines()[0] == "TrialTimeoutError: outlived --trial_timeout 1 s"
-    assert outcomes[2].attempts == 2
+    # An attempt in a batch counts for nobody, and whether it was in one depends on which worker was ready first.
+    assert outcomes[2].attempts in (1, 2)
 
 
 def test_a_lost_worker_costs_only_its_own_trial_even_out_of_a_batch(ray_session, tmp_path):
