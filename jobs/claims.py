@@ -6,6 +6,8 @@
     run(trial): computes one cell and returns its metric rows.
     claims(results, scale): each statement of the paper beside what was measured.
     figures(results): the paper's central figures, drawn from the stored results alone.
+A paper whose cells read a person's own data also has `missing(trial, data)`, which says what a cell lacks in the folder
+`data` (None: nothing), and then `run(trial, data)`.
 `shiftlab reproduce NAME` executes the plan on Ray, stores the rows, and shows the claims; a rerun resumes.
 """
 

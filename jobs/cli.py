@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "sweep": "compare methods across environments: methods x held-out environments x draws x seeds",
     "reproduce": "a paper's experiments, each claim beside the figure measured now",
+    "certify": "what perturbation, or how many flipped training labels, each prediction provably survives",
     "heads": "last layers on frozen features: are the features already good enough?",
     "featurize": "turn images into a feature table with a pretrained encoder",
     "import-domainbed": "read finished DomainBed folders into a run",

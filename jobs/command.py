@@ -147,7 +147,7 @@ def command_line(prog: str, options: Any) -> str:
     """Write options back as the command line that gives them (fields at their default left out)."""
     words = prog.split()
     # What every job can be told (keyword-only) comes last, as in the help.
-    for field in sorted(dataclasses.fields(options), key=lambda field: field.kw_only):
+    for field in sorted(dataclasses.fields(options), key=lambda field: bool(field.kw_only)):
         value = getattr(options, field.name)
         default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
         if value == default:

@@ -194,8 +194,8 @@ class _Launch:
         options, stop, clock = self.options, self.stop, self.clock
         done = Run(self.run).trial_status()
         workers = options.workers
-        if workers is None and not options.address and not os.environ.get("RAY_ADDRESS"):
-            workers = os.cpu_count() or 1
+        embedded = not options.address and not os.environ.get("RAY_ADDRESS")
+        cpus = workers or os.cpu_count() or 1
         skip = {key for key, status in done.items() if not (options.retry_failed and status == "failed")}
         counts = Counts(self.work.total)
         with contextlib.ExitStack() as stack:
@@ -210,7 +210,7 @@ class _Launch:
             ray: Any = None
             if workers != 0:
                 with stop.interruptible():
-                    ray = stack.enter_context(connect(options.address, cpus=workers))
+                    ray = stack.enter_context(connect(options.address, cpus=cpus if embedded else None))
                     stop.arm()
                 workers = self._workers(workers, ray.cluster_resources())
                 clock.lap("Ray")
@@ -235,9 +235,15 @@ class _Launch:
         if embedded and gpus > resources.get("GPU", 0):
             found = resources.get("GPU", 0)
             raise InputError(f"gpus_per_worker: {gpus:g} asked for, this machine has {found:g}; give 0")
-        if workers is None and resources.get("CPU", 0) < 1:
-            raise InputError("workers: the cluster has no CPU yet; give --workers N, so that it grows to N")
-        return workers if workers is not None else int(resources["CPU"])
+        if workers is not None:
+            return workers
+        most = resources.get("CPU", 0)
+        if gpus:
+            most = min(most, resources.get("GPU", 0) / gpus)
+        if most < 1:
+            lacking = "GPU" if gpus and resources.get("CPU", 0) >= 1 else "CPU"
+            raise InputError(f"workers: the cluster has no {lacking} yet; give --workers N, so that it grows to N")
+        return int(most)
 
     def _run_missing(self, missing: Iterable[Trial], counts: Counts, workers: int, ray: Any) -> Counts:
         if counts.done == counts.total:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 shiftlab reproduce risks_of_irm                                          # minutes on a laptop; results in runs/risks_of_irm
 shiftlab reproduce dare --scale paper --run s3://bucket/dare --address auto # the paper's sizes, on a running cluster
+shiftlab reproduce randomized_smoothing --scale paper --data /data --gpus_per_worker 1 --workers 8 --run runs/smoothing
 """
 
 
@@ -37,11 +39,14 @@ class Reproduce(Execution):
         name: of the paper; `shiftlab reproduce list` shows them.
         scale: small ends within minutes on two cores, paper has the paper's sizes.
         run: where results go: a directory, s3://... or gs://...; null takes runs/NAME.
+        data: folder with what the paper scale of some papers needs, which their page in docs/papers lists; on a cluster
+            every machine must reach it.
     """
 
     name: str
     scale: Scale = "small"
     run: str = ""
+    data: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,15 +65,38 @@ def run(options: Reproduce) -> int:
         return 0
     paper = load_paper(options.name)
     plan = paper.plan(options.scale)
+    if (needs := getattr(paper, "missing", None)) is not None:
+        plan = _possible(options, plan, needs)
+    elif options.data:
+        raise InputError(f"data: {options.name} takes none; leave it out")
 
     def trials() -> Iterator[Trial]:
         return iter(plan)
 
-    work = Work(len(plan), lambda: trials, setup, (options.name,))
+    work = Work(len(plan), lambda: trials, setup, (options.name, os.path.abspath(options.data) if options.data else ""))
     return launch("shiftlab reproduce", options, options.run, lambda: work, lambda _: show(options))
 
 
-def setup(name: str) -> Task:
+def _possible(options: Reproduce, plan: Sequence[Trial], missing: Callable[[Trial, str], str | None]) -> list[Trial]:
+    """Leave out the cells whose data are not there, and say so.
+
+    Raises:
+        InputError: none is left.
+    """
+    lacking = {trial.trial_id: missing(trial, options.data) for trial in plan}
+    left = [trial for trial in plan if lacking[trial.trial_id] is None]
+    wanted = sorted({what for what in lacking.values() if what})
+    if not left:
+        raise InputError(
+            f"data: the {options.scale} scale of {options.name} needs {'; '.join(wanted)}; give --data FOLDER"
+        )
+    for what in wanted:
+        count = sum(found == what for found in lacking.values())
+        print(f"note: {count} of {len(plan)} cells are left out: they need {what}", file=sys.stderr)
+    return left
+
+
+def setup(name: str, data: str = "") -> Task:
     """Prepare a worker: one thread for torch, and the paper's file."""
     import torch
 
@@ -76,7 +104,7 @@ def setup(name: str) -> Task:
     paper = load_paper(name)
 
     def task(trial: Trial) -> dict[str, list[Any]]:
-        return {"metrics": paper.run(trial)}
+        return {"metrics": paper.run(trial, data) if hasattr(paper, "missing") else paper.run(trial)}
 
     return task
 

@@ -8,8 +8,11 @@ put there during the import and taken away after it; a later `import scipy.signa
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import types
+import warnings
+from typing import Any
 
 
 def _import_quickly() -> None:
@@ -31,4 +34,23 @@ _import_quickly()
 
 import lightning.pytorch as pl  # noqa: E402
 
-__all__ = ["pl"]
+_LOGGER = logging.getLogger("lightning.pytorch")
+
+
+class quiet_lightning(warnings.catch_warnings):  # noqa: N801 - a context manager, used like a function
+    """Silence what Lightning says about hardware and loaders for each of thousands of fits."""
+
+    def __enter__(self) -> Any:
+        self._level = _LOGGER.level
+        _LOGGER.setLevel(logging.ERROR)
+        result = super().__enter__()
+        warnings.filterwarnings("ignore", module="lightning.*")
+        warnings.filterwarnings("ignore", message=".*num_workers.*")
+        return result
+
+    def __exit__(self, *info: Any) -> None:
+        _LOGGER.setLevel(self._level)
+        super().__exit__(*info)
+
+
+__all__ = ["pl", "quiet_lightning"]

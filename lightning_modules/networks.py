@@ -69,7 +69,7 @@ def build_network(name: str, input_shape: tuple[int, ...], classes: int, generat
     """
     check_network(name, input_shape)
     size = math.prod(input_shape)
-    with torch.device("meta"):  # no memory and no draw from the global generator before `_initialise`
+    with torch.device("meta"):  # no memory and no draw from the global generator before `initialise`
         if name == "linear":
             network = Network(nn.Flatten(), nn.Linear(size, classes))
         elif name == "mlp":
@@ -78,7 +78,7 @@ def build_network(name: str, input_shape: tuple[int, ...], classes: int, generat
         else:
             network = Network(_convolutions(input_shape[0]), nn.Linear(128, classes))
     network.to_empty(device="cpu")
-    _initialise(network, generator)
+    initialise(network, generator)
     return network
 
 
@@ -100,14 +100,29 @@ def _convolutions(channels: int) -> nn.Module:
 
 
 @torch.no_grad()
-def _initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """PyTorch's own defaults (uniform in +-1/sqrt(fan in)), drawn from `generator`."""
+def initialise(network: nn.Module, generator: torch.Generator, he: bool = False) -> None:
+    """Draw a network's first weights from `generator`, and set its normalisation layers to the identity.
+
+    Weights and biases have PyTorch's own law, uniform in +-1/sqrt(fan in).
+
+    Args:
+        network: holds linear layers, convolutions, group and batch norms; anything else is left as it is.
+        generator: source of the weights.
+        he: draw the weights of convolutions from N(0, 2 / fan out) instead (He et al., "Delving Deep into Rectifiers",
+            arXiv 1502.01852, section 2.2, backward case).
+    """
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             bound = 1 / math.sqrt(module.weight[0].numel())
-            module.weight.uniform_(-bound, bound, generator=generator)
+            if he and isinstance(module, nn.Conv2d):
+                fan_out = module.out_channels * math.prod(module.kernel_size)
+                module.weight.normal_(0, math.sqrt(2 / fan_out), generator=generator)
+            else:
+                module.weight.uniform_(-bound, bound, generator=generator)
             if module.bias is not None:
                 module.bias.uniform_(-bound, bound, generator=generator)
-        elif isinstance(module, nn.GroupNorm):
+        elif isinstance(module, nn.GroupNorm | nn.BatchNorm2d):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()

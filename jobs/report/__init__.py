@@ -67,7 +67,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
 
     from cluster.storage import Location
     from cluster.store import Run
-    from jobs.report import page, papers, tables
+    from jobs.report import certificates, page, papers, tables
 
     source = Run(run_uri)
     trials, metrics = source.read("trials"), source.read("metrics")
@@ -75,13 +75,15 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     sections = papers.paper_sections(source.read("claims"), trials, metrics)
     if not (summary.statuses.get("completed") or summary.statuses.get("failed")):
         raise InputError(f"run: {run_uri!r} holds no completed trial yet; report it when its first trial is done")
-    compared = trials.filter(pc.invert(papers.of_papers(trials)))
+    certified = certificates.certificate_sections(source)
+    compared = trials.filter(pc.invert(pc.or_(papers.of_papers(trials), certificates.of_certificates(trials))))
     results = tables.results(compared, metrics)
     console = console or _console()
     _print_line(console, f"{run_uri}: {summary.counts}; total records: {summary.records}")
     console.print()
     if len(compared):
         tables.print_tables(console, (*results.tables, *results.averages))
+    certificates.print_sections(console, certified)
     for section in sections:
         words = f"{section.holding} of {len(section.claims)} claims hold"
         _print_line(console, f"{section.title} ({section.scale} scale): {words}")
@@ -90,7 +92,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     files = {
         "tables.csv": tables.to_csv(results.tables),
         "tables.tex": tables.to_latex((*results.tables, *results.averages)),
-        "report.html": page.render(run_uri, compared, results, summary, sections),
+        "report.html": page.render(run_uri, compared, results, summary, sections, certified),
     }
     target = Location.resolve(out)
     try:

@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from cluster.progress import format_duration
 from jobs.report import plots
+from jobs.report.certificates import CertificateSection
 from jobs.report.papers import PaperSection
 from jobs.report.selection import RULES
 from jobs.report.tables import Results, dataset_names, method_order
@@ -112,7 +113,12 @@ def _readable(hyperparameters: str) -> str:
 
 
 def render(
-    run_uri: str, trials: pa.Table, results: Results, summary: Summary, papers: Sequence[PaperSection] = ()
+    run_uri: str,
+    trials: pa.Table,
+    results: Results,
+    summary: Summary,
+    papers: Sequence[PaperSection] = (),
+    certificates: Sequence[CertificateSection] = (),
 ) -> str:
     """Render the page.
 
@@ -122,6 +128,7 @@ def render(
         results: from `tables.results`.
         summary: from `summarise`.
         papers: from `paper_sections`.
+        certificates: from `certificate_sections`.
 
     Returns:
         HTML that needs no network and no other file; tables are readable without JavaScript.
@@ -149,6 +156,7 @@ def render(
         name=run_uri.rstrip("/").rsplit("/", 1)[-1] or run_uri,
         summary=summary,
         papers=papers,
+        certificates=certificates,
         rules=[(rule, [t for t in (*results.tables, *results.averages) if t.rule is rule]) for rule in RULES],
         groups=groups,
         times=[p for group, title in results.titles.items() for p in plots.trial_times(trials, group, title, styles)],

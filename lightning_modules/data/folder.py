@@ -74,7 +74,7 @@ class ImageList:
         digest.update(self.sizes[rows].tobytes() + self.mtimes[rows].tobytes())
         digest.update(b"\0".join(os.fsencode(file) for file in files))
         for file in (files[0], files[len(files) // 2], files[-1]):
-            digest.update(_read(self.root / file))
+            digest.update(read_file(self.root / file))
         return digest.hexdigest()[:32]
 
 
@@ -99,7 +99,7 @@ def scan_folder(path: str | os.PathLike[str]) -> ImageList:
         for folder in _visible(environment, skipped, f"{environment.name}/"):
             classes.append(folder.name)
             where = f"{environment.name}/{folder.name}"
-            for file in _entries(folder):
+            for file in list_folder(folder):
                 if file.name.lower().endswith(SUFFIXES) and file.is_file():
                     about = file.stat()
                     files.append((f"{where}/{file.name}", len(environments) - 1, folder.name, about))
@@ -206,28 +206,48 @@ def decode_image(file: Path, size: int) -> tuple[np.ndarray, bytes]:
     Raises:
         InputError: naming the file, if it is no image or is damaged.
     """
-    content = _read(file)
+    content = read_file(file)
+    image = open_image(file, content, (2 * size, 2 * size), lambda i: i.resize((size, size), Image.Resampling.BILINEAR))
+    return image, hashlib.sha256(content).digest()
+
+
+def open_image(
+    file: Path, content: bytes, draft: tuple[int, int] | None, fit: Callable[[Image.Image], Image.Image]
+) -> np.ndarray:
+    """Decode an image of any mode as RGB and fit it to a size: [3, height, width] uint8.
+
+    Args:
+        file: what the image is called in errors.
+        content: its bytes.
+        draft: lets a JPEG decode at a fraction of its size, at least this one, twice as fast; None for its own.
+        fit: scales or cuts the image.
+
+    Raises:
+        InputError: naming the file, if it is no image or is damaged.
+    """
     try:
         with Image.open(io.BytesIO(content)) as opened:
-            opened.draft("RGB", (2 * size, 2 * size))  # lets a JPEG decode at a fraction of its size, twice as fast
+            if draft is not None:
+                opened.draft("RGB", draft)
             image: Image.Image = opened
             if image.mode.startswith("I;16"):  # convert() would cut 16-bit grey off at 255: nearly all white
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+            pixels = np.asarray(fit(image.convert("RGB")))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow raises on bad bytes
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else str(error)
         raise InputError(f"{file}: cannot be read as an image ({reason}); replace or remove it") from error
-    return pixels.transpose(2, 0, 1), hashlib.sha256(content).digest()
+    return pixels.transpose(2, 0, 1)
 
 
-def _read(file: Path) -> bytes:
+def read_file(file: Path) -> bytes:
+    """Read an image's bytes, or raise InputError naming it."""
     try:
         return file.read_bytes()
     except OSError as error:
         raise InputError(f"{file}: cannot be read as an image ({error.strerror}); replace or remove it") from error
 
 
-def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+def list_folder(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     """List a folder in sorted name order, without hidden entries."""
     with os.scandir(folder) as entries:
         return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -235,7 +255,7 @@ def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 def _visible(folder: str | os.PathLike[str], skipped: list[str], where: str) -> Iterator[os.DirEntry[str]]:
     """Yield the folders in a folder, and note what else is there."""
-    for entry in _entries(folder):
+    for entry in list_folder(folder):
         if entry.is_dir():
             yield entry
         else:

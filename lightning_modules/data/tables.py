@@ -12,7 +12,8 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ PARQUET, ARROW, NPZ = (".parquet", ".pq"), (".arrow", ".feather", ".ipc"), (".np
 """Formats by their lower-case suffix."""
 
 _REQUIRED, _OPTIONAL = ("features", "label", "environment"), ("split",)
+_ROWS = ("features", "label")
+
+_STREAM_ROWS = 8192
 
 
 def load_table(path: str | os.PathLike[str]) -> Dataset:
@@ -50,20 +54,9 @@ def load_table(path: str | os.PathLike[str]) -> Dataset:
             "out", fewer than two environments, or an environment without examples of a class.
     """
     path = Path(path)
-    table = _read(path)
-    if not len(table):
-        raise InputError(f"{path}: has no rows; fill it")
-    features = _features(path, table["features"])
-    labels, classes = _codes(path, table, "label")
+    table = _read(path, _REQUIRED)
+    features, labels, classes, out = _rows(path, table)
     rooms, names = _codes(path, table, "environment")
-    out = None
-    if "split" in table.column_names:
-        codes, splits = _codes(path, table, "split")
-        for code, split in enumerate(splits):
-            if split not in ("in", "out"):
-                raise _bad(path, "split", f"{split!r} at row {np.argmax(codes == code)} is neither 'in' nor 'out'")
-        out = np.array([split == "out" for split in splits])[codes]
-
     digest = hashlib.sha256(json.dumps([features.shape, classes, names, out is not None]).encode())
     for array in (features, labels, rooms, *([] if out is None else [out])):
         digest.update(np.ascontiguousarray(array).data)
@@ -74,6 +67,70 @@ def load_table(path: str | os.PathLike[str]) -> Dataset:
     )
     identity = f"{path.stem.replace('@', '_')}@{digest.hexdigest()[:8]}"
     return check_dataset(Dataset(identity, environments, tuple(classes), "linear", 100))
+
+
+def load_rows(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | None]:
+    """Load a feature table whatever its environments: the rows of all together, in the file's order.
+
+    Args:
+        path: as for `load_table`; the column `environment` is not read and may be missing, and a class needs no
+            example in any part.
+
+    Returns:
+        Features [n, d] float32, labels [n] int64, class names (the sorted distinct labels of the whole file), and
+        [n] bool, True where `split` is "out", or None without that column.
+
+    Raises:
+        InputError: as `load_table`, but for what that says of environments.
+    """
+    path = Path(path)
+    return _rows(path, _read(path, _ROWS))
+
+
+@dataclass(frozen=True)
+class TableStream:
+    """The rows of a Parquet feature table, read piece by piece and as often as wanted: for tables larger than memory.
+
+    Args:
+        path: of the file.
+        classes: class names, in label order.
+        identity: the file's stem, "@" and a fingerprint of its bytes.
+    """
+
+    path: str
+    classes: tuple[str, ...]
+    identity: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> TableStream:
+        """Read the labels and fingerprint the file; the features stay where they are.
+
+        Raises:
+            InputError: naming the file and the column, for a file that is no Parquet, a missing column, or bad labels.
+        """
+        path = Path(path)
+        try:
+            with pq.ParquetFile(path) as file:
+                _select(path, file.schema_arrow.names, _ROWS)
+                labels = file.read(columns=["label"])
+            with open(path, "rb") as content:
+                digest = hashlib.file_digest(content, "sha256").hexdigest()
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:200]})") from error
+        if not len(labels):
+            raise InputError(f"{path}: has no rows; fill it")
+        _, classes = _codes(path, labels, "label")
+        return cls(str(path), tuple(classes), f"{path.stem.replace('@', '_')}@{digest[:8]}")
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield features [n, d] float32 and labels [n] int64, a few thousand rows at a time, in the file's order."""
+        path = Path(self.path)
+        place = {name: code for code, name in enumerate(self.classes)}
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_STREAM_ROWS, columns=list(_ROWS)):
+                table = pa.Table.from_batches([batch])
+                codes, names = _codes(path, table, "label")
+                yield _features(path, table["features"]), np.array([place[name] for name in names])[codes]
 
 
 def write_table(
@@ -135,23 +192,38 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _read(path: Path) -> pa.Table:
-    """Read the columns that are used, whatever the format."""
+def _rows(path: Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | None]:
+    """Take features, labels, class names and, where there is a split, which rows are out."""
+    if not len(table):
+        raise InputError(f"{path}: has no rows; fill it")
+    features = _features(path, table["features"])
+    labels, classes = _codes(path, table, "label")
+    if "split" not in table.column_names:
+        return features, labels, classes, None
+    codes, splits = _codes(path, table, "split")
+    for code, split in enumerate(splits):
+        if split not in ("in", "out"):
+            raise _bad(path, "split", f"{split!r} at row {np.argmax(codes == code)} is neither 'in' nor 'out'")
+    return features, labels, classes, np.array([split == "out" for split in splits])[codes]
+
+
+def _read(path: Path, required: Sequence[str]) -> pa.Table:
+    """Read the required columns and the optional ones that are there, whatever the format."""
     suffix = _suffix(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         if suffix in NPZ:
-            return _from_arrays(path, _read_npz(path))
+            return _from_arrays(path, _read_npz(path, required))
         if suffix in PARQUET:
             with pq.ParquetFile(path) as file:
-                return file.read(columns=_select(path, file.schema_arrow.names))
+                return file.read(columns=_select(path, file.schema_arrow.names, required))
         with pa.memory_map(str(path)) as source:
             try:
                 table = pa.ipc.open_file(source).read_all()
             except pa.ArrowInvalid:  # not the file format: the stream format has no magic bytes to tell it by
                 table = pa.ipc.open_stream(source).read_all()
-        table = table.select(_select(path, table.column_names))
+        table = table.select(_select(path, table.column_names, required))
         table.validate(full=True)  # unlike the other formats this one has no checks of its own, and bad offsets crash
         return table
     except InputError:
@@ -170,13 +242,13 @@ def _read(path: Path) -> pa.Table:
         raise InputError(f"{path}: cannot be read as {suffix[1:]} ({reason}); write it anew") from error
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, required: Sequence[str]) -> dict[str, np.ndarray]:
     file = np.load(path, allow_pickle=False)  # pickles run code
     if not isinstance(file, np.lib.npyio.NpzFile):
-        raise InputError(f"{path}: holds one array; write it with numpy.savez and the names {', '.join(_REQUIRED)}")
+        raise InputError(f"{path}: holds one array; write it with numpy.savez and the names {', '.join(required)}")
     with file:
         arrays = {}
-        for name in _select(path, file.files):
+        for name in _select(path, file.files, required):
             try:
                 arrays[name] = file[name]
             except ValueError as error:
@@ -186,14 +258,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return arrays
 
 
-def _select(path: Path, present: Sequence[str]) -> list[str]:
-    for name in _REQUIRED:
+def _select(path: Path, present: Sequence[str], required: Sequence[str]) -> list[str]:
+    for name in required:
         if name not in present:
             raise InputError(f"{path}: column {name!r} is missing; it has {', '.join(map(repr, present)) or 'none'}")
-    for name in _REQUIRED + _OPTIONAL:
+    for name in (*required, *_OPTIONAL):
         if list(present).count(name) > 1:
             raise _bad(path, name, "stands there more than once; keep one")
-    return [*_REQUIRED, *(name for name in _OPTIONAL if name in present)]
+    return [*required, *(name for name in _OPTIONAL if name in present)]
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> pa.Table:

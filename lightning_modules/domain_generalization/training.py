@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ from lightning_modules.domain_generalization.method import Readings, Shapes
 from lightning_modules.domain_generalization.module import MethodModule
 from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import build
-from lightning_modules.lightning_import import pl
+from lightning_modules.lightning_import import pl, quiet_lightning
 from lightning_modules.networks import build_network, check_network
 
 MetricRow = tuple[int, str, str, str, float]
@@ -166,7 +164,7 @@ def train(
 
 def fit(module: pl.LightningModule, batches: EnvironmentBatches, budget: Mapping[str, Any], watch: pl.Callback) -> None:
     """Run Lightning for the budget's steps, without the files and messages of a run that people watch."""
-    with _quiet_lightning():
+    with quiet_lightning():
         trainer = pl.Trainer(
             max_steps=int(budget["steps"]),
             max_epochs=-1,
@@ -196,14 +194,3 @@ def training_environments(names: Sequence[str], held_out: Sequence[str]) -> list
     if not training:
         raise InputError(f"held_out: {', '.join(held_out)} leaves no environment to train on; hold out fewer")
     return training
-
-
-class _quiet_lightning(warnings.catch_warnings):  # noqa: N801 - a context manager, used like a function
-    """Silence what Lightning says about hardware and loaders for each of thousands of fits."""
-
-    def __enter__(self) -> Any:
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        result = super().__enter__()
-        warnings.filterwarnings("ignore", module="lightning.*")
-        warnings.filterwarnings("ignore", message=".*num_workers.*")
-        return result

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+import jobs.certify
 import jobs.cli
 from jobs.command import INPUT_ERRORS, command, command_line
 
@@ -114,10 +115,13 @@ def _seconds(code):
     return time.perf_counter() - began
 
 
-@pytest.mark.parametrize("name", jobs.cli.COMMANDS)
+PLAIN = [name for name in jobs.cli.COMMANDS if name != "certify"]
+
+
+@pytest.mark.parametrize("name", PLAIN + [f"certify {name}" for name in jobs.certify.COMMANDS])
 def test_every_command_has_help_with_examples(name, capsys):
     with pytest.raises(SystemExit) as end:
-        jobs.cli.main([name, "--help"])
+        jobs.cli.main([*name.split(), "--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert "examples:" in text

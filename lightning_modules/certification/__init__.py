@@ -1,0 +1,1 @@
+"""Certificates: what each prediction provably survives."""
