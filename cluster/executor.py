@@ -89,6 +89,10 @@ class _Call:
     def trials(self) -> list[_Pending]:
         return [pending for unit in self.units for pending in unit]
 
+    @property
+    def suspect(self) -> bool:
+        return self.units[0][0].alone
+
 
 @dataclass
 class _Member:
@@ -271,6 +275,9 @@ class _Pool:
         depth = 2 if seconds is not None and seconds < _QUEUE_AHEAD_SECONDS else 1
         size = 1 if seconds is None else max(1, min(_MAX_BATCH, int(_CALL_SECONDS / max(seconds, 1e-9))))
         while len(member.calls) < depth:
+            if member.calls and (member.calls[-1].suspect or (self._again and self._again[0].alone)):
+                # A worker that dies may take with it the answer to the call before: a suspect has nobody beside it.
+                return
             units = self._take(size)
             if not units:
                 return

@@ -201,10 +201,10 @@ class Store:
     def _seal_segment(self, name: str, paths: Mapping[str, Path]) -> int:
         tables = {table: content for table, path in paths.items() if (content := _read_log(path)) is not None}
         trials = tables.get("trials")
-        known = trials["trial_id"] if trials is not None else pa.chunked_array([[]], pa.string())
-        for table in [t for t in tables if t != "trials" and "trial_id" in tables[t].column_names]:
-            # A log cut short may hold rows whose trial row was never written: that trial will run again.
-            tables[table] = tables[table].filter(pc.is_in(tables[table]["trial_id"], pc.unique(known)))
+        if "metrics" in tables:
+            # A log cut short may hold metrics whose trial row was never written: that trial will run again.
+            known = trials["trial_id"] if trials is not None else pa.chunked_array([[]], pa.string())
+            tables["metrics"] = tables["metrics"].filter(pc.is_in(tables["metrics"]["trial_id"], pc.unique(known)))
         for table in sorted(tables, key=lambda n: n == "trials"):
             if tables[table].num_rows:
                 sink = pa.BufferOutputStream()

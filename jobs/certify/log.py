@@ -198,7 +198,9 @@ def read_log(path: str) -> list[LogRow]:
 
 
 def _seconds(text: str) -> float:
-    """Read what Python writes for a time span: [D day[s], ]H:MM:SS[.f]."""
+    """Read seconds, or what Python writes for a time span: [D day[s], ]H:MM:SS[.f]; published logs have both."""
+    if ":" not in text:
+        return float(text)
     days, _, clock = text.rpartition(",")
     hours, minutes, seconds = clock.split(":")
     return int(days.split()[0] if days else 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(seconds)

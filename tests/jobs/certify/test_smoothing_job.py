@@ -119,7 +119,7 @@ def test_the_official_log_comes_back_as_it_was(tmp_path, capsys):
     log = tmp_path / "published.tsv"
     log.write_text(
         "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
-        "0\t3\t3\t0.763\t1\t0:00:15.198364\n20\t1\t-1\t0.0\t0\t1 day, 0:00:14.5\n40\t2\t5\t0.25\t0\t0:00:14\n"
+        "0\t3\t3\t0.763\t1\t0:00:15.198364\n20\t1\t-1\t0.0\t0\t1 day, 0:00:14.5\n40\t2\t5\t0.25\t0\t14.1\n"
     )
     words = ["import", str(log), "--sigma", "0.25", "--dataset", "CIFAR-10", "--run", str(tmp_path / "run")]
     assert main(words) == 0
@@ -131,7 +131,7 @@ def test_the_official_log_comes_back_as_it_was(tmp_path, capsys):
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "again.tsv")]) == 0
     again = read_log(str(tmp_path / "again.tsv"))
     assert again == read_log(str(log))
-    assert again[1].seconds == 86414.5
+    assert [row.seconds for row in again] == [15.198364, 86414.5, 14.1]
     (section,) = certificate_sections(Run(str(tmp_path / "run")))
     assert section.rows["sigma 0.25"][0] == "0.333"
 
@@ -267,7 +267,7 @@ def test_a_model_saved_with_dropout_on_is_refused(features, capsys):
     assert not (features / "run").exists()
 
 
-def test_a_killed_certification_resumes_and_ends_in_the_same_certificates(digits_checkpoint, tmp_path):
+def test_a_killed_certification_resumes_and_ends_in_the_same_certificates(digits_checkpoint, tmp_path, capsys):
     command = [sys.executable, "-m", "jobs.certify", "smoothing", "--model", digits_checkpoint, "--data", "MNIST"]
     command += ["--sigma", "0.5", "--limit", "24", "--n", "4000", "--pack", "1", "--workers", "0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -280,12 +280,9 @@ def test_a_killed_certification_resumes_and_ends_in_the_same_certificates(digits
     before = _stored(tmp_path / "run")
     assert 0 < before < 24
     for name in ("run", "undisturbed"):
-        done = subprocess.run(
-            [*command, "--run", str(tmp_path / name)], env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
+        assert main([*command[3:], "--run", str(tmp_path / name)]) == 0
         if name == "run":
-            assert f"{24 - before} run now" in done.stdout
+            assert f"{24 - before} run now" in capsys.readouterr().out
     assert rows(tmp_path / "run") == rows(tmp_path / "undisturbed")
 
 
