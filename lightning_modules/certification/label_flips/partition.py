@@ -37,9 +37,9 @@ class PartitionCertificates:
 class PartitionEnsemble:
     """Ridge learners on the parts of a partition that no label enters, certified by their votes.
 
-    Training inputs are sorted lexicographically, input j goes to part j mod k. All share the
-    centring of the features by the training mean, which sees no label, and get a constant column, penalised like the rest. The prediction is the class with the most votes, ties to the
-    smaller index, for a part's scores as for the votes.
+    Training inputs are sorted lexicographically, input j goes to part j mod k. All share the centring of the features by
+    the training mean, which sees no label, and get a constant column, penalised like the rest. The prediction is the class
+    with the most votes, ties to the smaller index, for a part's scores as for the votes.
 
     With white_box the cheapest attack is computed from what each part's vote costs. Two classes: exact, given the parts.
     More: the attacks on one rival are a knapsack over the parts (a vote moved from the leader to the rival closes the gap

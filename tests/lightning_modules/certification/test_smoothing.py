@@ -9,7 +9,7 @@ from torch import nn
 from lightning_modules.certification.binomial import top_two_p_value
 from lightning_modules.certification.noise import NoisyCounter, generator_on
 from lightning_modules.certification.sequential import LookSchedule, SequentialRule
-from lightning_modules.certification.smoothing import ABSTAIN, SmoothedClassifier
+from lightning_modules.certification.smoothing import ABSTAIN, SmoothedClassifier, _stage_seed
 from lightning_modules.errors import InputError
 
 
@@ -80,6 +80,7 @@ def test_sequential_radii_are_grid_points_below_the_distance(halfspace, noise):
     assert (radii <= distance).all()
     sure = distance > 0.6
     assert (radii[sure] >= 0.25).all()
+    assert {c.n_used - 100 for c in found} <= set(rule.looks.tolist())
     assert np.mean([c.n_used for c in found]) < 4000
 
 
@@ -142,6 +143,19 @@ def test_an_examples_certificate_depends_on_its_seed_alone():
     assert certified([2], 400)[0][0] != SmoothedClassifier(model, 10, 0.5).certify(x[2], 100, 500, seed=3)
 
 
+@pytest.mark.parametrize("amount", [96, 100, 1000])
+def test_counts_do_not_depend_on_the_batch_size_whatever_the_inputs_size(amount):
+    model = Halfspace(torch.ones(5), 0.1).eval()
+    x = torch.full((3, 5), 0.1)
+
+    def counts(batch_size):
+        generators = [generator_on(torch.device("cpu"), seed) for seed in range(3)]
+        counter = NoisyCounter(model, 2, 1.0, batch_size)
+        return [counter.count(x, generators, amount).tolist() for _ in range(2)]
+
+    assert counts(64) == counts(400) == counts(5000)
+
+
 def test_shared_noise_gives_each_example_the_same_draws_whatever_is_certified_beside_it():
     model, x = small_network(), torch.rand(9, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     smoothed = SmoothedClassifier(model, 10, 0.5, noise="shared")
@@ -180,10 +194,15 @@ def test_predict_returns_or_abstains_by_the_exact_test():
     assert smoothed.predict(torch.tensor([0.0]), 100, 0.001) == 1
     assert smoothed.predict(torch.tensor([2.5]), 100, 0.001) == 2
     assert smoothed.predict(torch.tensor([1.0]), 100, 0.001) == ABSTAIN
-    counts = NoisyCounter(Bands().eval(), 3, 0.5).count(
-        torch.tensor([[0.9]]), [generator_on(torch.device("cpu"), 1)], 64
-    )[0, :3]
-    assert top_two_p_value(np.sort(counts)[-1], np.sort(counts)[-2]) > 0.001
+    # Near the boundary the answers are those of the test on the same counts.
+    x, decided = torch.tensor([0.85]), []
+    for seed in range(200):
+        generator = generator_on(torch.device("cpu"), _stage_seed(seed, "predict"))
+        counts = NoisyCounter(Bands(), 3, 0.5).count(x[None], [generator], 100)[0, :3]
+        second, first = np.sort(counts)[-2:]
+        decided.append(bool(top_two_p_value(first, second) <= 0.05))
+        assert (smoothed.predict(x, 100, 0.05, seed=seed) != ABSTAIN) is decided[-1]
+    assert 20 < sum(decided) < 180
 
 
 @pytest.mark.parametrize(("share", "most"), [(1.0, 32), (0.9, 60), (0.7, 200)])
