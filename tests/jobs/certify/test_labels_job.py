@@ -37,7 +37,7 @@ def test_all_rules_are_computed_stored_and_shown_side_by_side(tmp_path, capsys, 
     for q in (0.05, 0.1):
         own = LabelFlipCertifier(100.0, q).fit(F, train.labels).certify(H)
         stored = sorted((r for r in found if r["q"] == q), key=lambda r: r["idx"])
-        assert [r["flips_np"] for r in stored] == own.flips_np.tolist()
+        assert [r["flips_np"] for r in stored] == [r["flips"] for r in stored] == own.flips_np.tolist()
         assert [r["flips_exact"] for r in stored] == own.flips_exact.tolist()
         assert [r["prediction"] for r in stored] == own.prediction.tolist()
         assert [r["log_wrong_prob"] for r in stored] == pytest.approx(own.log_wrong_prob.tolist())

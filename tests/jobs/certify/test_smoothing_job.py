@@ -97,7 +97,7 @@ def test_wrong_guesses_are_flagged_not_given_a_radius(digits_checkpoint, tmp_pat
     assert "counted as wrong" in " ".join(capsys.readouterr().out.split())
 
 
-def test_several_sigmas_are_curves_with_an_envelope(digits_checkpoint, tmp_path, capsys):
+def test_several_sigmas_are_curves_with_an_envelope(digits_checkpoint, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     assert main(
         ["smoothing", "--model", digits_checkpoint, "--data", "MNIST", "--sigma", "0.25", "0.5", "--run", str(run)]
@@ -106,6 +106,12 @@ def test_several_sigmas_are_curves_with_an_envelope(digits_checkpoint, tmp_path,
     (section,) = certificate_sections(Run(str(run)))
     assert list(section.rows) == ["sigma 0.25", "sigma 0.5"]
     assert "envelope" in section.figures[0][0].svg
+    drawn = []
+    monkeypatch.setattr("jobs.report.certificates.inline_figure", lambda make: drawn.extend(make()) or [])
+    certificate_sections(Run(str(run)))
+    envelope, *curves = (line.get_ydata() for line in drawn[0].figure.axes[0].lines)
+    assert (envelope == np.max(curves, axis=0)).all()
+    assert (curves[0] != curves[1]).any()
     page = (run / "_report" / "report.html").read_text()
     assert 'id="certificates"' in page
     assert "sigma 0.25" in page
