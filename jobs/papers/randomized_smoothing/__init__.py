@@ -45,8 +45,15 @@ def plan(scale: Scale) -> list[Trial]:
             for first in range(0, images, CHUNK)
         ]
     # The longest first, so that nobody waits for them at the end.
-    trained = [(NOISE, 0.5, 10), (MACER, 0.5, 10), (SMOOTHADV, 0.5, 6), (CONSISTENCY, 0.5, 10), (NOISE, 0.25, 10)]
-    trained += [(NOISE, 1.0, 10), (NOISE, 0.12, 10), (CLEAN, 0.0, 10), (DENOISED, 0.5, 10)]
+    trained = [
+        (NOISE, 0.5, 10),
+        (DENOISED, 0.5, 10),
+        (MACER, 0.5, 10),
+        (SMOOTHADV, 0.5, 6),
+        (CONSISTENCY, 0.5, 10),
+        (NOISE, 0.25, 10),
+    ]
+    trained += [(NOISE, 1.0, 10), (NOISE, 0.12, 10), (CLEAN, 0.0, 10)]
     trials = []
     for method, sigma, epochs in trained:
         more: dict[str, Any] = {"lam": 5.0} if method == CONSISTENCY else {}

@@ -57,7 +57,7 @@ def run_digits(trial: Trial, sigma: float, epochs: int, images: int, lam: float 
     fit_classifier(module, inputs, labels, epochs=epochs, batch_size=64, seed=seed)
     network: nn.Module = module.network
     if trial.method == DENOISED:
-        denoiser = Denoiser(1, 4, 16, torch.Generator().manual_seed(seed))
+        denoiser = Denoiser(1, 4, 8, torch.Generator().manual_seed(seed))
         denoising = DenoiserTraining(denoiser, sigma, seed=seed)
         fit_denoiser(denoising, inputs, epochs=2, batch_size=64, seed=seed)
         network = DenoisedClassifier(denoising.denoiser, network)
