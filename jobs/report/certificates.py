@@ -103,6 +103,10 @@ def _radius_section(dataset: str, rows: pa.Table) -> CertificateSection:
     data = {name: {c: t[c].to_numpy(zero_copy_only=False) for c in t.column_names} for name, t in curves.items()}
     radii = {name: np.where(d["skipped"], np.nan, d["radius"].astype(np.float64)) for name, d in data.items()}
     at = _columns(max((float(np.nanmax(r, initial=0.0)) for r in radii.values()), default=0.0))
+    grid = {float(r) for name, d in data.items() if d["method"][0] == "smoothing-adaptive" for r in radii[name]}
+    grid = {r for r in grid if r == r}
+    if 1 < len(grid) <= _COLUMNS:  # between the points of an adaptive grid nothing was asked
+        at = sorted(grid | {0.0})
     cells, accuracies, notes = {}, {}, []
     for name, d in data.items():
         accuracies[name] = certified_accuracy(d["prediction"], radii[name], d["label"], at)

@@ -86,6 +86,8 @@ def test_adaptive_certificates_are_on_the_grid_cheaper_and_order_free(digits_che
     assert {row["radius"] for row in found} <= {0.0, 0.25, 0.5}
     assert np.mean([row["n_used"] for row in found]) < 2000
     assert {row["method"] for row in found} == {"smoothing-adaptive"}
+    (section,) = certificate_sections(Run(str(tmp_path / "a")))
+    assert [c for c in section.columns if c.startswith("r=")] == ["r=0", "r=0.25", "r=0.5"]
 
 
 def test_wrong_guesses_are_flagged_not_given_a_radius(digits_checkpoint, tmp_path, capsys):
