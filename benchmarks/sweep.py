@@ -168,7 +168,7 @@ def held_out_accuracies(attempts: Sequence[Any], chosen: Sequence[Any]) -> list[
 def packed(chosen: Sequence[Any]) -> list[list[Any]]:
     """Group trials as a sweep does."""
     from cluster.packing import packs
-    from jobs.sweep import shape
+    from jobs.training import shape
 
     return [list(pack) for pack in packs(chosen, shape, PACK)]
 
@@ -237,7 +237,7 @@ def main() -> None:
     from benchmarks.harness import Figure, alternate, quick_asked, ratio, scratch_folder, show
     from cluster.session import connect
     from cluster.worker import Worker
-    from jobs.sweep import setup
+    from jobs.training import setup
 
     quick = quick_asked(__doc__)
     rounds, counts = (1, (2, 8, 2 * PACK)) if quick else (5, (6, 30, 10 * PACK))

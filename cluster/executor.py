@@ -2,13 +2,13 @@
 
 A worker has imported its libraries and holds the shared objects before its first trial; short trials travel in batches;
 a worker that dies or hangs is replaced and its trials run again elsewhere. Nothing grows with the number of trials: the
-plan is an iterator and every outcome is handed on at once.
+plan is an iterator and every outcome is handed on at once. A plan may depend on the outcomes so far, and on what trials
+report while they run: it says None where there is nothing to run until more is known.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import InputError
 from cluster.signals import StopRequest
 from cluster.trial import Trial
-from cluster.worker import Attempt, Setup, Tables, Worker
+from cluster.worker import Attempt, Decide, Report, Setup, Tables, Worker
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -26,12 +26,20 @@ if TYPE_CHECKING:
 # A call costs a worker about 1.7 ms, so 0.2 s of trials a call make that under 1 %, and batches stay too short to leave
 # another worker idle for long at the end of a plan.
 _CALL_SECONDS = 0.2
-_MAX_BATCH = 256
 # Trials longer than this gain nothing from a second call waiting in the worker, and could run elsewhere instead.
 _QUEUE_AHEAD_SECONDS = 0.5
 _WAIT_SECONDS = 0.2
 _TIMEOUT_GRACE_SECONDS = 0.25
 _MAX_SETUP_DEATHS = 3
+_IDLE_SECONDS = 0.02
+_CONTROL = "control"
+
+
+class _End:
+    """What follows the last item of a plan."""
+
+
+_END = _End()
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,9 @@ class Settings:
         gpus_per_worker: GPUs each actor reserves; a fraction lets several share one.
         retries: how often a trial that failed is tried again.
         trial_timeout: seconds a trial may take; None for no limit.
+        max_batch: units that travel in one call at most; a plan that depends on outcomes wants few.
+        acknowledge: answer every report, for trials that wait for the answer; otherwise only those that are to end
+            hear of it.
     """
 
     workers: int
@@ -51,11 +62,17 @@ class Settings:
     gpus_per_worker: float = 0
     retries: int = 1
     trial_timeout: float | None = None
+    max_batch: int = 256
+    acknowledge: bool = False
+
+
+Plan = Iterable["Trial | Sequence[Trial] | None"]
+"""What to run: trials, packs of trials, or None for nothing until more outcomes are known."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a trial: completed with its tables, or failed with its last error."""
+    """The end of a trial: completed with its tables, pruned with those until then, or failed with its last error."""
 
     trial: Trial
     status: str
@@ -104,6 +121,7 @@ class _Member:
     node: str = ""
     device: str = ""
     calls: deque[_Call] = field(default_factory=deque)
+    listening: Any = None
 
     @property
     def started(self) -> bool:
@@ -111,23 +129,26 @@ class _Member:
 
 
 def execute(
-    plan: Iterable[Trial | Sequence[Trial]],
+    plan: Plan,
     setup: Setup,
     shared: Sequence[Any] = (),
     *,
     settings: Settings,
     stop: StopRequest,
     ray: ModuleType | None = None,
+    decide: Decide | None = None,
 ) -> Iterator[tuple[list[Outcome], int]]:
     """Run a plan of trials.
 
     Args:
-        plan: what to run, read lazily: trials, or sequences of trials to be run at once as a pack.
+        plan: what to run, read lazily: trials, or sequences of trials to be run at once as a pack; None where there
+            is nothing to run before more outcomes were yielded.
         setup: builds the task in each worker.
         shared: what `setup` takes, put once into the object store.
         settings: workers, retries, limits.
         stop: checked often; once it is set, what is in flight is abandoned and the iterator ends.
         ray: the connected `ray` module; needed unless `settings.workers` is 0.
+        decide: hears what trials report while they run, and says which of them are to end.
 
     Yields:
         (outcomes, running): outcomes as they come (at times none, so that the caller can look up), and how many
@@ -137,10 +158,10 @@ def execute(
         InputError: when no worker can be set up.
     """
     if settings.workers == 0:
-        yield from _execute_here(plan, setup, shared, settings, stop)
+        yield from _execute_here(plan, setup, shared, settings, stop, decide)
     else:
         assert ray is not None, "workers > 0 needs a connected ray"
-        pool = _Pool(ray, plan, setup, shared, settings)
+        pool = _Pool(ray, plan, setup, shared, settings, decide)
         try:
             while not stop.requested and not pool.finished:
                 yield pool.step(), pool.running
@@ -153,16 +174,18 @@ def _unit(item: Trial | Sequence[Trial]) -> list[_Pending]:
 
 
 def _execute_here(
-    plan: Iterable[Trial | Sequence[Trial]],
-    setup: Setup,
-    shared: Sequence[Any],
-    settings: Settings,
-    stop: StopRequest,
+    plan: Plan, setup: Setup, shared: Sequence[Any], settings: Settings, stop: StopRequest, decide: Decide | None
 ) -> Iterator[tuple[list[Outcome], int]]:
     with stop.interruptible():
-        worker = Worker(setup, *shared)
+        worker = Worker(setup, *shared, reporting=decide is not None, decide=decide)
         host, _, device = worker.describe()
     for item in plan:
+        if item is None:  # all outcomes were yielded: what the plan waits for happens outside, e.g. in a thread
+            if stop.requested:
+                return
+            time.sleep(_IDLE_SECONDS)
+            yield [], 0
+            continue
         units = deque([_unit(item)])
         while units:
             if stop.requested:
@@ -181,7 +204,7 @@ def _execute_here(
 
 
 def _outcome(pending: _Pending, attempt: Attempt, host: str, device: str) -> Outcome:
-    status = "completed" if attempt.error is None else "failed"
+    status = "failed" if attempt.error is not None else "pruned" if attempt.pruned else "completed"
     started_at, seconds = attempt.started_at, attempt.seconds
     return Outcome(
         pending.trial, status, attempt.error, pending.attempts, host, device, started_at, seconds, attempt.tables
@@ -194,23 +217,30 @@ class _Pool:
     def __init__(
         self,
         ray: ModuleType,
-        plan: Iterable[Trial | Sequence[Trial]],
+        plan: Plan,
         setup: Setup,
         shared: Sequence[Any],
         settings: Settings,
+        decide: Decide | None,
     ) -> None:
         self._ray = ray
         self._plan = iter(plan)
         self._plan_ended = False
         self._again: deque[_Pending] = deque()
         self._settings = settings
+        self._decide = decide
         self._unit_seconds: float | None = None
         self._setup_deaths = 0
         self._setup = ray.put(setup)
         self._shared = [ray.put(item) for item in shared]
-        self._actor_class = ray.remote(Worker).options(
-            num_cpus=settings.cpus_per_worker, num_gpus=settings.gpus_per_worker, max_restarts=0
-        )
+        reserved: dict[str, Any] = {
+            "num_cpus": settings.cpus_per_worker,
+            "num_gpus": settings.gpus_per_worker,
+            "max_restarts": 0,
+        }
+        if decide is not None:  # reports are fetched and answered beside a running trial
+            reserved["concurrency_groups"] = {_CONTROL: 2}
+        self._actor_class = ray.remote(**reserved)(Worker)
         self._members = [self._start() for _ in range(settings.workers)]
 
     @property
@@ -231,12 +261,19 @@ class _Pool:
         if self.finished:
             return []
         owners = {m.ready if not m.started else m.calls[0].ref: m for m in self._members if not m.started or m.calls}
-        refs = list(owners)
+        speakers = {m.listening: m for m in self._members if m.listening is not None}
+        refs = [*owners, *speakers]
+        if not refs:
+            time.sleep(_IDLE_SECONDS)
+            return []
         ready, rest = self._ray.wait(refs, num_returns=1, timeout=_WAIT_SECONDS)
         if ready and rest:
             ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
         outcomes: list[Outcome] = []
+        self._hear([speakers[ref] for ref in ready if ref in speakers])
         for ref in ready:
+            if ref in speakers:
+                continue
             member = owners[ref]
             if member.started:
                 outcomes += self._collect(member)
@@ -252,7 +289,7 @@ class _Pool:
         self._members = []
 
     def _start(self) -> _Member:
-        actor = self._actor_class.remote(self._setup, *self._shared)
+        actor = self._actor_class.remote(self._setup, *self._shared, reporting=self._decide is not None)
         return _Member(actor, actor.describe.remote())
 
     def _greet(self, member: _Member) -> None:
@@ -269,11 +306,37 @@ class _Pool:
             return
         self._setup_deaths = 0
         member.ready = None
+        self._listen(member)
+
+    def _listen(self, member: _Member) -> None:
+        if self._decide is not None:
+            member.listening = member.actor.take_reports.options(concurrency_group=_CONTROL).remote()
+
+    def _hear(self, speakers: Sequence[_Member]) -> None:
+        """Let reports be decided about, all that have come at once, and answer the workers that made them."""
+        heard: list[tuple[_Member, Sequence[Report]]] = []
+        for member in speakers:
+            ref, member.listening = member.listening, None
+            try:
+                heard.append((member, self._ray.get(ref)))
+            except self._ray.exceptions.RayError:
+                continue  # the worker is gone, which its call tells better
+            self._listen(member)
+        reports = [report for _, some in heard for report in some]
+        if not reports or self._decide is None:
+            return
+        stop = set(self._decide(reports))
+        for member, some in heard:
+            answered = {report.trial_id: report.step for report in some}
+            ending = [trial_id for trial_id in answered if trial_id in stop]
+            if ending or (answered and self._settings.acknowledge):
+                member.actor.answer.options(concurrency_group=_CONTROL).remote(answered, ending)
 
     def _feed(self, member: _Member) -> None:
         seconds = self._unit_seconds
         depth = 2 if seconds is not None and seconds < _QUEUE_AHEAD_SECONDS else 1
-        size = 1 if seconds is None else max(1, min(_MAX_BATCH, int(_CALL_SECONDS / max(seconds, 1e-9))))
+        most = self._settings.max_batch
+        size = 1 if seconds is None else max(1, min(most, int(_CALL_SECONDS / max(seconds, 1e-9))))
         while len(member.calls) < depth:
             if member.calls and (member.calls[-1].suspect or (self._again and self._again[0].alone)):
                 # A worker that dies may take with it the answer to the call before: a suspect has nobody beside it.
@@ -296,10 +359,14 @@ class _Pool:
             units.append([self._again.popleft()])
             if units[-1][0].alone:
                 return units
-        if not self._plan_ended and len(units) < size:
-            new = [_unit(item) for item in itertools.islice(self._plan, size - len(units))]
-            self._plan_ended = len(new) < size - len(units)
-            units += new
+        while not self._plan_ended and len(units) < size:
+            item = next(self._plan, _END)
+            if item is None:
+                break
+            if isinstance(item, _End):
+                self._plan_ended = True
+            else:
+                units.append(_unit(item))
         return units
 
     def _collect(self, member: _Member) -> list[Outcome]:

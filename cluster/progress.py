@@ -35,7 +35,7 @@ class PlanProgress:
     def __init__(self, what: str, total: int, done: int = 0, failed: int = 0, console: Console | None = None) -> None:
         self._what, self._total = what, total
         self._done = self._done_before = done
-        self._failed, self._running = failed, 0
+        self._failed, self._running, self._note = failed, 0, ""
         self._console = console or Console(stderr=True)
         self._began = self._shown = time.monotonic()
         self._bar: Progress | None = None
@@ -59,8 +59,9 @@ class PlanProgress:
         elif self._done > self._done_before:
             self._console.print(self._line(), highlight=False, soft_wrap=True)
 
-    def update(self, completed: int, failed: int, running: int) -> None:
-        """Count newly ended trials (completed, failed) and set how many are running."""
+    def update(self, completed: int, failed: int, running: int, note: str = "") -> None:
+        """Count newly ended trials (completed, failed) and set how many are running; a note is shown behind."""
+        self._note = note
         self._done += completed + failed
         self._failed += failed
         self._running = running
@@ -83,4 +84,4 @@ class PlanProgress:
             parts += [f"{rate:.3g} {self._what}/s", f"{format_duration((self._total - self._done) / rate)} left"]
         elif not self._running:
             parts = ["waiting for workers"]
-        return ", ".join(parts)
+        return ", ".join([*parts, self._note] if self._note else parts)

@@ -49,7 +49,9 @@ class Run:
 
     def tables(self) -> list[str]:
         """Names of the tables that hold sealed rows, sorted."""
-        return [name for name in self.location.list_folders() if not name.startswith(("_", "."))]
+        folders = [name for name in self.location.list_folders() if not name.startswith(("_", "."))]
+        # A run has other folders too, such as the weights of its models.
+        return [name for name in folders if any(file.endswith(".parquet") for file in self.location.list_files(name))]
 
     def read(self, table: str, schema: pa.Schema | None = None) -> pa.Table:
         """Read a table: sealed parts and, on the machine that writes it, the rows still in a log.

@@ -1,4 +1,7 @@
-"""What a worker does with a trial: run the task, time it, and turn every way to fail into a value."""
+"""What a worker does with a trial: run the task, time it, and turn every way to end into a value.
+
+While they run, trials can report what they have measured so far and be told to end early: `Channel`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -34,6 +37,21 @@ class PackTask(Task, Protocol):
         """Run several trials at once; returns for each its tables or what ended it."""
 
 
+class ReportingTask(Task, Protocol):
+    """A task whose trials report while they run."""
+
+    def listen(self, channel: Channel) -> None:
+        """Take the channel to report through; called once, before the first trial."""
+
+
+class Pruned(Exception):  # noqa: N818 - not an error: the trial did what it was told
+    """Raised (or returned in a pack) by a trial that was told to end; `tables` is what it had measured until then."""
+
+    def __init__(self, tables: Tables) -> None:
+        super().__init__("told to end")
+        self.tables = tables
+
+
 Setup = Callable[..., Task]
 """Called once a worker with the shared objects; what it returns runs every trial there."""
 
@@ -41,10 +59,11 @@ Unit = Sequence[Trial]
 """What a worker runs at once: one trial, or a pack of several."""
 
 _ERROR_CHARACTERS = 4000
+_LISTEN_SECONDS = 60.0
 
 
 class Attempt(NamedTuple):
-    """What one attempt at one trial gave; `error` is None when it completed.
+    """What one attempt at one trial gave; `error` is None when it completed or was pruned.
 
     `seconds` is wall clock, in a pack the trial's share of it; `started_at` is in UTC.
     """
@@ -53,6 +72,77 @@ class Attempt(NamedTuple):
     error: str | None
     started_at: dt.datetime
     seconds: float
+    pruned: bool = False
+
+
+class Report(NamedTuple):
+    """What a trial had measured at a step, in rows of the metrics table without trial_id."""
+
+    trial_id: str
+    step: int
+    rows: Sequence[Sequence[Any]]
+
+
+Decide = Callable[[Sequence[Report]], Iterable[str]]
+"""Hears reports in their order; returns the ids of the trials that are to end."""
+
+
+class Channel:
+    """Between the trials of a worker and whoever decides about them; safe in threads, and nothing here waits unasked.
+
+    Args:
+        decide: answers reports at once, within this process; None: reports wait until `take` fetches them, and the
+            answer comes by `answer`.
+    """
+
+    def __init__(self, decide: Decide | None = None) -> None:
+        self._decide = decide
+        self._reports: list[Report] = []
+        self._stopped: set[str] = set()
+        self._answered: dict[str, int] = {}
+        self._changed = threading.Condition()
+
+    def report(self, trial_id: str, step: int, rows: Sequence[Sequence[Any]]) -> None:
+        """Say what a trial has measured; returns at once."""
+        report = Report(trial_id, step, rows)
+        if self._decide is not None:
+            self._stopped.update(self._decide([report]))
+            return
+        with self._changed:
+            self._reports.append(report)
+            self._changed.notify_all()
+
+    def stopped(self, trial_id: str) -> bool:
+        """Whether a trial has been told to end."""
+        return trial_id in self._stopped
+
+    def wait(self, trial_id: str, step: int, seconds: float) -> bool:
+        """Wait until a report was answered; returns whether it was, which needs `Settings.acknowledge`."""
+        if self._decide is not None:
+            return True
+        with self._changed:
+            return self._changed.wait_for(lambda: self._answered.get(trial_id, -1) >= step, seconds)
+
+    def take(self, seconds: float) -> list[Report]:
+        """Fetch the reports that came since the last call, after waiting for the first of them."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._reports), seconds)
+            reports, self._reports = self._reports, []
+            return reports
+
+    def answer(self, answered: Mapping[str, int], stop: Iterable[str]) -> None:
+        """Take an answer: up to which step each trial's reports were heard, and which trials are to end."""
+        with self._changed:
+            self._answered.update(answered)
+            self._stopped.update(stop)
+            self._changed.notify_all()
+
+    def forget(self, trial_ids: Iterable[str]) -> None:
+        """Forget trials that have ended."""
+        with self._changed:
+            for trial_id in trial_ids:
+                self._stopped.discard(trial_id)
+                self._answered.pop(trial_id, None)
 
 
 class TrialTimeoutError(Exception):
@@ -65,10 +155,25 @@ class Worker:
     Args:
         setup: builds the task.
         *shared: the objects `setup` takes, e.g. datasets; in a Ray actor they come from the node's object store.
+        reporting: whether somebody hears what trials report while they run.
+        decide: answers reports at once, in this process; None where they are fetched.
     """
 
-    def __init__(self, setup: Setup, *shared: Any) -> None:
+    def __init__(
+        self, setup: Setup, *shared: Any, reporting: bool = False, decide: Decide | None = None
+    ) -> None:
         self._task = setup(*shared)
+        self._channel = Channel(decide)
+        if reporting and hasattr(self._task, "listen"):
+            cast(ReportingTask, self._task).listen(self._channel)
+
+    def take_reports(self) -> list[Report]:
+        """Fetch what the trials report, waiting for it; beside `run`, in a thread of its own."""
+        return self._channel.take(_LISTEN_SECONDS)
+
+    def answer(self, answered: Mapping[str, int], stop: Sequence[str]) -> None:
+        """Answer reports; beside `run`, in a thread of its own."""
+        self._channel.answer(answered, stop)
 
     def describe(self) -> tuple[str, str, str]:
         """Return (host name, Ray node id or "", device) of this worker."""
@@ -96,12 +201,15 @@ class Worker:
                 results = [self._task(unit[0])] if len(unit) == 1 else cast(PackTask, self._task).pack(unit)
         except Exception as raised:
             results = [raised] * len(unit)
+        self._channel.forget(trial.trial_id for trial in unit)
         seconds = (time.perf_counter() - began) / len(unit)
         attempts = []
         for result in results:
-            error = describe_error(result) if isinstance(result, Exception) else _first_nan(result)
-            tables = {} if isinstance(result, Exception) or error else result
-            attempts.append(Attempt(tables, error, started_at, seconds))
+            pruned = isinstance(result, Pruned)
+            measured = result.tables if isinstance(result, Pruned) else result
+            error = describe_error(measured) if isinstance(measured, Exception) else _first_nan(measured)
+            tables = {} if isinstance(measured, Exception) or error else measured
+            attempts.append(Attempt(tables, error, started_at, seconds, pruned and not error))
         return attempts
 
 

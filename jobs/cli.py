@@ -8,6 +8,8 @@ import sys
 
 COMMANDS = {
     "sweep": "compare methods across environments: methods x held-out environments x draws x seeds",
+    "tune": "an Optuna study of a method's hyperparameters, its trials on the cluster",
+    "train": "one training run, measured on every environment, with its weights kept",
     "reproduce": "a paper's experiments, each claim beside the figure measured now",
     "certify": "what perturbation, or how many flipped training labels, each prediction provably survives",
     "heads": "last layers on frozen features: are the features already good enough?",

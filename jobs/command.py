@@ -167,6 +167,6 @@ def versions() -> str:
     import platform
     from importlib.metadata import version
 
-    names = ("shiftlab", "torch", "lightning", "ray", "numpy")
+    names = ("shiftlab", "torch", "lightning", "ray", "numpy", "optuna")
     found = {name: version(name) for name in names} | {"python": platform.python_version()}
     return json.dumps(found, sort_keys=True, separators=(",", ":"))

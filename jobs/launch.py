@@ -6,10 +6,10 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -21,11 +21,39 @@ from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest
 from cluster.store import Run, Store
 from cluster.trial import Trial
-from cluster.worker import Setup
+from cluster.worker import Report, Setup
 from jobs.command import command_line, versions
 
 Plan = Callable[[], Iterator[Trial]]
 """Lists the trials, the same at every call."""
+
+
+class AdaptivePlan(Protocol):
+    """A plan whose trials depend on what earlier ones gave: a search. Its numbers are those of its own unit, e.g. suggestions."""
+
+    @property
+    def counts(self) -> Counts:
+        """Where the plan stands."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to run."""
+
+    def units(self, workers: int) -> Iterator[Sequence[Trial] | None]:
+        """Yield what to run next, one pack after the other, for so many workers; None where nothing is known yet."""
+
+    def decide(self, reports: Sequence[Report]) -> Iterable[str]:
+        """Hear what trials report while they run; returns the ids of those that are to end."""
+
+    def take(self, outcomes: Sequence[Outcome]) -> Mapping[str, Sequence[Sequence[Any]]]:
+        """Hear what ended and is stored by now (at times nothing); returns further rows to store, by table."""
+
+    def note(self) -> str:
+        """What a person wants to see beside the progress."""
+
+    def close(self) -> None:
+        """Put everything away; called whatever happened."""
+
 
 _LARGEST_PACK = 32
 
@@ -71,38 +99,52 @@ class Work:
     Args:
         total: number of trials in the plan.
         make_plan: builds the plan; may import libraries, for it runs while Ray starts.
+        make_search: builds a plan that adapts to outcomes, instead of `make_plan`, from the run.
         setup: prepares a worker.
         shared: what `setup` takes; large arrays travel to a node once.
         shape: what trials must share to train as one pack; None where trials run one by one.
         pack: size of a pack; None chooses.
         plan_first: whether the plan may be refused for what the person wrote, so that nothing should start before it.
         schemas: of tables beyond the project's.
+        acknowledge: whether trials wait for the answer to their reports.
     """
 
     total: int
-    make_plan: Callable[[], Plan]
+    make_plan: Callable[[], Plan] | None
     setup: Setup
     shared: tuple[Any, ...] = ()
     shape: Callable[[Trial], Hashable] | None = None
     pack: int | None = None
     plan_first: bool = False
     schemas: Mapping[str, pa.Schema] = field(default_factory=dict)
+    make_search: Callable[[Run], AdaptivePlan] | None = None
+    acknowledge: bool = False
 
 
 @dataclass
 class Counts:
-    """Where a plan stands: `completed` and `failed` include what earlier launches stored, `ran` does not."""
+    """Where a plan stands: all but `ran` include what earlier launches stored.
+
+    `tolerant` says that failed trials are part of what was asked for, as long as some are completed.
+    """
 
     total: int
     completed: int = 0
     failed: int = 0
     first_error: str = ""
     ran: int = 0
+    pruned: int = 0
+    tolerant: bool = False
 
     @property
     def done(self) -> int:
         """Trials stored."""
-        return self.completed + self.failed
+        return self.completed + self.failed + self.pruned
+
+    def __str__(self) -> str:
+        """In words."""
+        pruned = f"{self.pruned} pruned, " if self.pruned else ""
+        return f"{self.total} trials: {self.completed} completed, {pruned}{self.failed} failed, {self.ran} run now"
 
 
 class Clock:
@@ -166,18 +208,16 @@ def launch(
         print(clock)
     if counts.completed and summarise is not None:
         summarise(counts)
-    took = format_duration(time.time() - clock.began)
-    print(
-        f"{counts.total} trials: {counts.completed} completed, {counts.failed} failed, {counts.ran} run now in {took}"
-    )
-    if counts.failed:
+    print(f"{counts} in {format_duration(time.time() - clock.began)}")
+    tolerated = counts.tolerant and counts.completed
+    if counts.failed and not tolerated:
         why = f" ({counts.first_error})" if counts.first_error else ""
         print(
             f"{prog}: {counts.failed} trials failed{why}; see `shiftlab report {run}`, "
             "and run the same command with --retry_failed true to try them again",
             file=sys.stderr,
         )
-    return 1 if counts.failed else 0
+    return 1 if counts.failed and not tolerated else 0
 
 
 @dataclass
@@ -191,37 +231,86 @@ class _Launch:
     clock: Clock
 
     def execute(self) -> Counts:
-        options, stop, clock = self.options, self.stop, self.clock
-        done = Run(self.run).trial_status()
-        workers = options.workers
-        embedded = not options.address and not os.environ.get("RAY_ADDRESS")
-        cpus = workers or os.cpu_count() or 1
-        skip = {key for key, status in done.items() if not (options.retry_failed and status == "failed")}
-        counts = Counts(self.work.total)
         with contextlib.ExitStack() as stack:
-            # Importing what trials need takes as long as starting Ray, which mostly waits for others: do both at once.
-            planner = stack.enter_context(ThreadPoolExecutor(1)).submit(self.work.make_plan)
-            if self.work.plan_first:
-                planner.result()
-            if len(skip) >= counts.total:  # perhaps nothing is missing: find out before Ray starts for nothing
-                _count_stored(counts, planner.result()(), skip, done)
-                if counts.done == counts.total:
-                    return counts
-            ray: Any = None
-            if workers != 0:
-                with stop.interruptible():
-                    ray = stack.enter_context(connect(options.address, cpus=cpus if embedded else None))
-                    stop.arm()
-                workers = self._workers(workers, ray.cluster_resources())
-                clock.lap("Ray")
-            plan = planner.result()
-            clock.lap("libraries and plan")
-            if skip and not counts.done:
-                _count_stored(counts, plan(), skip, done)
-            missing = (trial for trial in plan() if trial.trial_id not in skip)
-            # A worker without a trial would only import its libraries in the way of those that have one.
-            workers = min(workers or 0, counts.total - counts.done)
-            return self._run_missing(missing, counts, workers, ray)
+            if self.work.make_search is not None:
+                with self.stop.interruptible():
+                    search = self.work.make_search(Run(self.run))
+                stack.callback(search.close)
+                self.clock.lap("libraries and plan")
+                return self._search(search, stack)
+            return self._plan(stack)
+
+    def _plan(self, stack: contextlib.ExitStack) -> Counts:
+        """Go through a plan that is known beforehand."""
+        assert self.work.make_plan is not None
+        options, done = self.options, Run(self.run).trial_status()
+        # What a search pruned was never trained to its end.
+        ended = {key: status for key, status in done.items() if status != "pruned"}
+        skip = {key for key, status in ended.items() if not (options.retry_failed and status == "failed")}
+        counts = Counts(self.work.total)
+        # Importing what trials need takes as long as starting Ray, which mostly waits for others: do both at once.
+        planner = stack.enter_context(ThreadPoolExecutor(1)).submit(self.work.make_plan)
+        if self.work.plan_first:
+            planner.result()
+        if len(skip) >= counts.total:  # perhaps nothing is missing: find out before Ray starts for nothing
+            _count_stored(counts, planner.result()(), skip, done)
+            if counts.done == counts.total:
+                return counts
+        workers, ray = self._connect(stack)
+        plan = planner.result()
+        self.clock.lap("libraries and plan")
+        if skip and not counts.done:
+            _count_stored(counts, plan(), skip, done)
+        missing = (trial for trial in plan() if trial.trial_id not in skip)
+        # A worker without a trial would only import its libraries in the way of those that have one.
+        workers = min(workers, counts.total - counts.done)
+        return self._run_missing(missing, counts, workers, ray)
+
+    def _search(self, search: AdaptivePlan, stack: contextlib.ExitStack) -> Counts:
+        """Go through a plan that adapts to what it hears."""
+        self._store(search.take([]))
+        counts = search.counts
+        if search.done:
+            return counts
+        workers, ray = self._connect(stack)
+        workers = min(workers, counts.total - counts.done)
+        # Batches would be asked for before the answers are known that they should depend on.
+        settings = self._settings(workers, max_batch=1, acknowledge=self.work.acknowledge)
+        units, about, setup, shared = search.units(max(1, workers)), versions(), self.work.setup, self.work.shared
+        with (
+            PlanProgress("trials", counts.total, counts.done, counts.failed) as progress,
+            contextlib.suppress(Interrupted),
+        ):
+            for batch, running in execute(
+                units, setup, shared, settings=settings, stop=self.stop, ray=ray, decide=search.decide
+            ):
+                self._keep(batch, about)
+                self._store(search.take(batch))
+                if batch:
+                    self.clock.lap("workers and first trial")
+                before, counts = counts, search.counts
+                failed = counts.failed - before.failed
+                progress.update(counts.done - before.done - failed, failed, running, search.note())
+                self.store.tick()
+        return search.counts
+
+    def _connect(self, stack: contextlib.ExitStack) -> tuple[int, Any]:
+        """Connect to Ray, where it is wanted, and find the number of workers."""
+        options = self.options
+        if options.workers == 0:
+            return 0, None
+        embedded = not options.address and not os.environ.get("RAY_ADDRESS")
+        cpus = options.workers or os.cpu_count() or 1
+        with self.stop.interruptible():
+            ray = stack.enter_context(connect(options.address, cpus=cpus if embedded else None))
+            self.stop.arm()
+        workers = self._workers(options.workers, ray.cluster_resources())
+        self.clock.lap("Ray")
+        return workers, ray
+
+    def _settings(self, workers: int, **more: Any) -> Settings:
+        options = self.options
+        return Settings(workers, 1, options.gpus_per_worker, options.retries, options.trial_timeout, **more)
 
     def _workers(self, workers: int | None, resources: Mapping[str, float]) -> int:
         """Choose the number of workers where none was given, and refuse what an embedded Ray can never start.
@@ -248,13 +337,13 @@ class _Launch:
     def _run_missing(self, missing: Iterable[Trial], counts: Counts, workers: int, ray: Any) -> Counts:
         if counts.done == counts.total:
             return counts
-        work, options, about = self.work, self.options, versions()
+        work, about = self.work, versions()
         plan: Iterable[Any] = missing
         if work.shape is not None:
             # Large enough packs to be worth it, small enough that every worker has several to take its turn at.
             share = (counts.total - counts.done) // (4 * max(1, workers))
             plan = packs(missing, work.shape, work.pack or min(_LARGEST_PACK, max(1, share)))
-        settings = Settings(workers, 1, options.gpus_per_worker, options.retries, trial_timeout=options.trial_timeout)
+        settings = self._settings(workers)
         with (
             PlanProgress("trials", counts.total, counts.done, counts.failed) as progress,
             contextlib.suppress(Interrupted),
@@ -283,6 +372,9 @@ class _Launch:
             )
             for table, found in o.tables.items():
                 rows.setdefault(table, []).extend((t.trial_id, *row) for row in found)
+        self._store(rows)
+
+    def _store(self, rows: Mapping[str, Sequence[Sequence[Any]]]) -> None:
         try:
             self.store.append(rows)
         except OSError as error:

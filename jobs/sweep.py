@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.errors import InputError
 from cluster.trial import Scalar, Trial
-from cluster.worker import Task
 from jobs.command import command
 from jobs.launch import Execution, Plan, Work, launch
+from jobs.training import complete, setup, shape
 from lightning_modules.data.catalog import load_dataset
 from tuning.space import draw
 
@@ -94,51 +93,6 @@ def run(options: Sweep) -> int:
     return launch("shiftlab sweep", options, options.run, lambda: _prepare(options), summarise)
 
 
-def setup(threads: int, datasets: Mapping[str, Dataset]) -> Task:
-    """Prepare a worker: import torch and Lightning once, and remember the splits of the seeds in use."""
-    from functools import lru_cache
-
-    import torch
-
-    from lightning_modules.data.tensors import SplitDataset, split_dataset
-    from lightning_modules.domain_generalization.pack import Member, train_pack
-
-    torch.set_num_threads(threads)
-
-    @lru_cache(maxsize=8)
-    def split(identity: str, seed: int) -> SplitDataset:
-        return split_dataset(datasets[identity], seed)
-
-    class Train:
-        def __call__(self, trial: Trial) -> dict[str, list[Any]]:
-            # A pack of one: on a CPU a trial then has the same numbers to the last bit whatever trains beside it.
-            (result,) = self.pack([trial])
-            if isinstance(result, Exception):
-                raise result
-            return result
-
-        def pack(self, trials: Sequence[Trial]) -> list[dict[str, list[Any]] | Exception]:
-            members = [
-                Member(json.loads(t.hyperparameters), split(t.dataset, t.seed), t.held_out, t.stream) for t in trials
-            ]
-            results = train_pack(trials[0].method, members, json.loads(trials[0].budget))
-            return [result if isinstance(result, Exception) else {"metrics": result} for result in results]
-
-    return Train()
-
-
-def shape(trial: Trial) -> tuple[Any, ...] | None:
-    """What trials must share to train as one pack; None for a trial that gains nothing by it."""
-    from lightning_modules.domain_generalization.catalog import find_method
-
-    values = json.loads(trial.hyperparameters)
-    if values["network"] == "cnn":  # its products are large enough alone, and many at once need much memory
-        return None
-    structural = ("batch_size", *find_method(trial.method).structural)
-    kinds = tuple((k, v) for k, v in values.items() if k in structural or isinstance(v, str | bool))
-    return trial.method, trial.dataset, len(trial.held_out), trial.budget, kinds
-
-
 def _prepare(options: Sweep) -> Work:
     datasets = _load(options)
     return Work(
@@ -208,7 +162,7 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
             more training environments than a setting leaves.
     """
     from lightning_modules.domain_generalization.catalog import check_method_network, find_method
-    from lightning_modules.hyperparameters import build, search_space
+    from lightning_modules.hyperparameters import build, conditions, search_space
     from lightning_modules.networks import check_network
 
     methods = {name: find_method(name) for name in options.methods}
@@ -239,11 +193,10 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
                 )
 
     def values(name: str, number: int, seed: int, network: str) -> dict[str, Scalar]:
-        drawn = draw(spaces[name], name, number, seed) if number else {}
-        values = dataclasses.asdict(build(methods[name].Hyperparameters, {**drawn, **fixed[name]}, name))
-        if values["network"] == "auto":
-            values["network"] = network
-        return values
+        defaults = complete(methods[name], name, fixed[name], network)
+        kinds = conditions(methods[name].Hyperparameters)
+        drawn = draw(spaces[name], name, number, seed, conditions=kinds, fixed=defaults) if number else {}
+        return complete(methods[name], name, {**drawn, **fixed[name]}, network)
 
     def trials() -> Iterator[Trial]:
         seeds = range(options.seed, options.seed + options.seeds)

@@ -6,19 +6,12 @@ module, which is the user's own; TorchScript and exported programs run as the pr
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib
-import importlib.machinery
-import inspect
 import io
 import json
-import os
-import re
-import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +21,7 @@ from torch import Tensor, nn
 
 from lightning_modules.errors import InputError
 from lightning_modules.exported_programs import is_exported, load_exported
+from lightning_modules.imports import arguments_of, find_class, import_folder, is_import_path, unknown_name
 from lightning_modules.state_dicts import find_state_dict, load_tensors, load_weights, reason
 
 ABOUT = "shiftlab_classifier"
@@ -234,22 +228,13 @@ def _load_script(content: bytes, where: str, device: str) -> nn.Module:
 
 
 def _read_class(model: str, weights: str | None, arguments: dict[str, Any]) -> ClassifierFile:
-    module, _, name = model.partition(":")
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", module) or not name:
+    if not is_import_path(model):
         raise InputError(f"{model}: is neither a file nor module:Class; write e.g. --model nets:SmallCNN for nets.py")
-    here = importlib.machinery.PathFinder.find_spec(module.partition(".")[0], [os.getcwd()])
-    folder = None if here is None else os.getcwd()
-    make = _find_class(model, folder)
-    try:
-        accepted = inspect.signature(make).parameters
-    except ValueError as error:  # of some that are written in C
-        raise InputError(f"{model}: does not tell its arguments; give a class or function written in Python") from error
-    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepted.values())
+    folder = import_folder(model)
+    accepted = arguments_of(find_class(model, folder), model)
     for argument in arguments:
-        if argument not in accepted and not any_name:
-            close = difflib.get_close_matches(argument, accepted, n=1)
-            meant = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(accepted) or 'none'}"
-            raise InputError(f"arguments: {model} takes no {argument!r}; {meant}")
+        if not accepted.takes(argument):
+            raise unknown_name(argument, accepted.defaults, model, "arguments")
     content = None
     if weights is not None:
         content = _read(weights, "give the path of a state dict or a checkpoint")
@@ -257,44 +242,15 @@ def _read_class(model: str, weights: str | None, arguments: dict[str, Any]) -> C
         find_state_dict(loaded, weights)
         stored = loaded.get("hyper_parameters")
         if isinstance(stored, Mapping):
-            known = {str(key): value for key, value in stored.items() if key in accepted or any_name}
+            known = {str(key): value for key, value in stored.items() if accepted.takes(str(key))}
             arguments = {**known, **arguments}
-    needed = [
-        parameter.name
-        for parameter in accepted.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and parameter.name not in arguments
-    ]
-    if needed:
+    if needed := accepted.needed(arguments):
         raise InputError(f"arguments: {model} needs {', '.join(needed)}; give a value for each")
     return ClassifierFile(model, "class", content, arguments, folder)
 
 
-def _find_class(model: str, folder: str | None) -> Callable[..., Any]:
-    if folder is not None and folder not in sys.path:
-        sys.path.insert(0, folder)  # first and for good, as `python -m` does
-    module, _, name = model.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-    except Exception as error:  # the user's module can raise anything
-        if isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name)):
-            raise InputError(f"{model}: there is no module {error.name}; run from the folder that holds it") from error
-        raise InputError(f"{model}: importing {module} fails with {type(error).__name__} {reason(error)}") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            close = difflib.get_close_matches(part, dir(found), n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else "; give the name of a class or function in it"
-            raise InputError(f"{model}: {module} has no {name!r}{meant}")
-        found = getattr(found, part)
-    if not callable(found):
-        raise InputError(f"{model}: is a {type(found).__name__}; give a class or function that makes an nn.Module")
-    make: Callable[..., Any] = found
-    return make
-
-
 def _build_class(file: ClassifierFile) -> nn.Module:
-    make = _find_class(file.model, file.folder)
+    make = find_class(file.model, file.folder)
     # A class without weights then is the same network on every worker, and nobody's random numbers are used up.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -37,6 +37,13 @@ class StackedNetwork(nn.Module):
             values = torch.stack([network.get_parameter(name).detach() for network in networks])
             self.register_parameter(name.replace(".", "_"), nn.Parameter(values))
 
+    def keep(self, models: Sequence[int]) -> None:
+        """Go on with some of the models, in this order; the parameters stay the same objects, with fewer rows."""
+        self.size = len(models)
+        for parameter in self.parameters():
+            parameter.grad = None
+            parameter.data = parameter.data[list(models)]
+
     def named_stacks(self) -> dict[str, Tensor]:
         """Stacked parameters [K, ...] by the single network's names."""
         return {name: self.get_parameter(name.replace(".", "_")) for name in self._names}
@@ -128,12 +135,23 @@ class StackedAdam(torch.optim.Optimizer):
         self._averages = [torch.zeros_like(stack) for stack in self._stacks]
         self._squares = [torch.zeros_like(stack) for stack in self._stacks]
         self._counts = torch.zeros(len(self._lr), device=self._stacks[0].device)
-        self.active = [True] * len(self._lr)
-        with torch.no_grad():
-            tensors = (self._stacks, self._averages, self._squares)
-            # Views of each model's slices, made once: the tensors are only ever changed in place.
-            self._slices = [tuple([t[k] for t in stack] for stack in tensors) for k in range(len(self._lr))]
-            self._steps = [[count] * len(self._stacks) for count in self._counts.unbind()]
+        self._slice()
+
+    @torch.no_grad()
+    def _slice(self) -> None:
+        """Make views of each model's slices, once for many steps: the tensors are only ever changed in place."""
+        tensors = (self._stacks, self._averages, self._squares)
+        self._slices = [tuple([t[k] for t in stack] for stack in tensors) for k in range(len(self._lr))]
+        self._steps = [[count] * len(self._stacks) for count in self._counts.unbind()]
+
+    def keep(self, models: Sequence[int]) -> None:
+        """Go on with some of the models, after `StackedNetwork.keep` has left the parameters with the same ones."""
+        places = list(models)
+        self._lr, self._weight_decay = [self._lr[k] for k in places], [self._weight_decay[k] for k in places]
+        self._averages = [stack[places] for stack in self._averages]
+        self._squares = [stack[places] for stack in self._squares]
+        self._counts = self._counts[places]
+        self._slice()
 
     def reset(self, model: int, lr: float) -> None:
         """Let one model's Adam forget its moments and go on with a learning rate."""
@@ -144,7 +162,7 @@ class StackedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Update every active model."""
+        """Update every model."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -152,8 +170,6 @@ class StackedAdam(torch.optim.Optimizer):
         self._counts += 1
         gradients = list(zip(*(self._gradient(stack).unbind() for stack in self._stacks), strict=True))
         for model, (parameters, averages, squares) in enumerate(self._slices):
-            if not self.active[model]:
-                continue
             torch._fused_adam_(
                 parameters,
                 list(gradients[model]),
@@ -187,7 +203,6 @@ class FunctionalStep(torch.optim.Optimizer):
         super().__init__(list(parameters), {})
         self._parameters = list(parameters)
         self.following: list[Tensor] = []
-        self.active: list[bool] = []
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

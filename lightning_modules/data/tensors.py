@@ -93,16 +93,23 @@ class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, split: SplitDataset, streams: Callable[[], RowStream | list[RowStream]]) -> None:
         self._split = split
-        self._streams = streams
+        self._make_streams = streams
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Start from the beginning."""
-        streams, inputs = self._streams(), self._split.inputs
+        """Start from the beginning; of several iterations only the last one may go on."""
+        self._streams, inputs = self._make_streams(), self._split.inputs
         while True:
-            if isinstance(streams, list):
-                some = torch.stack([stream.draw(_STEPS_AT_ONCE) for stream in streams], 1)
+            if isinstance(self._streams, list):
+                self._rows = torch.stack([stream.draw(_STEPS_AT_ONCE) for stream in self._streams], 1)
             else:
-                some = streams.draw(_STEPS_AT_ONCE)
-            for rows in some:
+                self._rows = self._streams.draw(_STEPS_AT_ONCE)
+            for step in range(_STEPS_AT_ONCE):
+                rows = self._rows[step]
                 flat = rows.flatten()  # index_select copies rows several times as fast as indexing does
                 yield inputs.index_select(0, flat).view(*rows.shape, *inputs.shape[1:]), self._split.labels[rows]
+
+    def keep(self, trials: Sequence[int]) -> None:
+        """Go on with some of the trials of a pack, in this order, from the next batch on."""
+        assert isinstance(self._streams, list)
+        self._streams = [self._streams[k] for k in trials]
+        self._rows = self._rows[:, list(trials)]

@@ -3,6 +3,7 @@
 The trials share method, dataset, network, batch size, number of training environments and budget; they may differ in
 seed, splits, held-out environments and every other hyperparameter. Each member sees the batches, the initial weights
 and the optimiser it would have alone, so its numbers equal its solo run up to the order of floating-point sums.
+A member that fails, or that its watch ends, leaves: everything stacked shrinks to the others, which go on faster.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from lightning_modules.data.tensors import EnvironmentBatches, RowStream, SplitD
 from lightning_modules.domain_generalization.method import Batch, Method, Outputs, Parameters, State
 from lightning_modules.domain_generalization.module import MethodModule
 from lightning_modules.domain_generalization.training import (
-    MetricRow,
     build_method,
     finite,
     fit,
@@ -32,18 +32,20 @@ from lightning_modules.domain_generalization.training import (
 from lightning_modules.errors import InputError
 from lightning_modules.lightning_import import pl
 from lightning_modules.stacked import FunctionalStep, StackedAdam, StackedNetwork
+from lightning_modules.watching import MetricRow, Stopped, Watch
 
 _EVALUATION_LOGITS = 1 << 16
 
 
 @dataclass(frozen=True)
 class Member:
-    """One trial of a pack: its hyperparameters, its splits, what it holds out, and its random streams."""
+    """One trial of a pack: its hyperparameters, its splits, what it holds out, its random streams, and who watches."""
 
     hyperparameters: Mapping[str, Any]
     split: SplitDataset
     held_out: Sequence[str]
     stream: Callable[[str], int]
+    watch: Watch | None = None
 
 
 class Pack(pl.LightningModule):
@@ -63,10 +65,26 @@ class Pack(pl.LightningModule):
         self._resets = [self._method.optimizer_reset_step(h) for h in self._each]
         self._state: State = {n: torch.stack([m.state[n] for m in methods]) for n in methods[0].state_names}
         self._updates = 0
+        self._places = list(range(len(methods)))  # of the members in the next batch
+
+    def keep(self, models: Sequence[int]) -> None:
+        """Go on with some of the members, in this order, as if the others had never been there."""
+        self._places = [self._places[k] for k in models]
+        self._each = [self._each[k] for k in models]
+        self._methods = [self._methods[k] for k in models]
+        self._resets = [self._resets[k] for k in models]
+        self._numbers = {name: value[list(models)] for name, value in self._numbers.items()}
+        self._state = {name: value[list(models)] for name, value in self._state.items()}
+        self.network.keep(models)
+        if isinstance(self.adam, StackedAdam):
+            self.adam.keep(models)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
         """Sum of the members' losses, from inputs [K, E, B, ...] and labels [K, E, B]; or every member's whole step."""
         inputs, labels = batch
+        if len(labels) > self.network.size:  # Lightning fetches a batch ahead: this one is from before members left
+            inputs, labels = inputs[self._places], labels[self._places]
+        self._places = list(range(self.network.size))
         numbers = {name: value.to(self.device) for name, value in self._numbers.items()}
         step = torch.tensor(self._updates, device=self.device)
         noise = self._noise()
@@ -162,7 +180,6 @@ class Pack(pl.LightningModule):
         self.adam: StackedAdam | FunctionalStep
         if self._method.gives("update"):
             self.adam = FunctionalStep(list(self.network.parameters()))
-            self.adam.active = [True] * self.network.size
             return self.adam
         lr, weight_decay = [h.lr for h in self._each], [h.weight_decay for h in self._each]
         self.adam = StackedAdam(list(self.network.parameters()), lr, weight_decay)
@@ -170,41 +187,75 @@ class Pack(pl.LightningModule):
 
 
 class PackEvaluation(pl.Callback):
-    """Evaluates every member on both splits of every environment; a member that is not finite leaves the pack.
+    """Evaluates every member on both splits of every environment, and lets members leave the pack.
 
     Args:
-        splits: of each member; their examples are the same.
+        members: of the pack; their examples are the same.
         training: indices of the environments that each member trains on.
         budget: "steps" and "checkpoint_every".
+        batches: what the pack trains on.
     """
 
     def __init__(
-        self, splits: Sequence[SplitDataset], training: Sequence[Sequence[int]], budget: Mapping[str, Any]
+        self,
+        members: Sequence[Member],
+        training: Sequence[Sequence[int]],
+        budget: Mapping[str, Any],
+        batches: EnvironmentBatches,
     ) -> None:
-        self._splits, self._training = splits, training
+        self._members, self._training, self._batches = members, training, batches
         self._every, self._steps = int(budget["checkpoint_every"]), int(budget["steps"])
-        self.results: list[list[MetricRow] | Exception] = [[] for _ in splits]
+        self._rows: list[list[MetricRow]] = [[] for _ in members]
+        self._ended: dict[int, Exception] = {}
+        self._present = list(range(len(members)))
 
-    @torch.no_grad()
+    @property
+    def present(self) -> list[int]:
+        """Members that have not left, in the order of the pack's stacks."""
+        return self._present
+
+    @property
+    def results(self) -> list[list[MetricRow] | Exception]:
+        """For each member its evaluations, or what ended it early."""
+        return [self._ended.get(k, rows) for k, rows in enumerate(self._rows)]
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Evaluate where it is due."""
-        step = trainer.global_step
-        if step % self._every and step != self._steps:
-            return
+        """Evaluate where it is due; a member that is not finite, or that its watch stops, leaves."""
         assert isinstance(pl_module, Pack)
-        outcomes = _evaluate(pl_module, self._splits, self._training)
-        for model, split in enumerate(self._splits):
-            rows = self.results[model]
-            if isinstance(rows, Exception):
-                continue
+        step = trainer.global_step
+        self._ask(pl_module, step)
+        if self._present and (step % self._every == 0 or step == self._steps):
+            self._measure(pl_module, step)
+            self._ask(pl_module, step)
+        trainer.should_stop = not self._present
+
+    @torch.no_grad()
+    def _measure(self, pack: Pack, step: int) -> None:
+        splits = [self._members[k].split for k in self._present]
+        outcomes = _evaluate(pack, splits, [self._training[k] for k in self._present])
+        for place, k in enumerate(self._present):
             try:
-                rows += finite(metric_rows(split, *outcomes(model), step))
+                rows = finite(metric_rows(splits[place], *outcomes(place), step))
             except (FloatingPointError, InputError) as error:
-                self.results[model] = error
-                pl_module.adam.active[model] = False
-        trainer.should_stop = not any(pl_module.adam.active)
+                self._ended[k] = error
+                continue
+            self._rows[k] += rows
+            watch = self._members[k].watch
+            if watch is not None:
+                watch.report(step, rows)
+
+    def _ask(self, pack: Pack, step: int) -> None:
+        for k in self._present:
+            watch = self._members[k].watch
+            if watch is not None and k not in self._ended and step < self._steps and watch.stopped():
+                self._ended[k] = Stopped(self._rows[k])
+        staying = [place for place, k in enumerate(self._present) if k not in self._ended]
+        if 0 < len(staying) < len(self._present):
+            pack.keep(staying)
+            self._batches.keep(staying)
+        self._present = [self._present[place] for place in staying]
 
 
 def _evaluate(
@@ -236,16 +287,22 @@ def _evaluate(
     return read
 
 
-def train_pack(method: str, members: Sequence[Member], budget: Mapping[str, Any]) -> list[list[MetricRow] | Exception]:
+def train_pack(
+    method: str,
+    members: Sequence[Member],
+    budget: Mapping[str, Any],
+    keep: Callable[[int, dict[str, Tensor]], None] | None = None,
+) -> list[list[MetricRow] | Exception]:
     """Train K trials at once.
 
     Args:
         method: name.
         members: the trials; see the module's docstring for what they must share.
         budget: "steps" and "checkpoint_every".
+        keep: is given the number and the trained network's weights of each member that came to the end.
 
     Returns:
-        For each member its evaluations, or the error that ended it.
+        For each member its evaluations, or what ended it early: an error, or `Stopped` where its watch said so.
     """
     names = members[0].split.dataset.environment_names
     training = [training_environments(names, member.held_out) for member in members]
@@ -260,8 +317,13 @@ def train_pack(method: str, members: Sequence[Member], budget: Mapping[str, Any]
             for member, environments, m in zip(members, training, methods, strict=True)
         ]
 
-    evaluation = PackEvaluation([member.split for member in members], training, budget)
-    fit(Pack(methods), EnvironmentBatches(members[0].split, streams), budget, evaluation)
+    batches = EnvironmentBatches(members[0].split, streams)
+    evaluation = PackEvaluation(members, training, budget, batches)
+    pack = Pack(methods)
+    fit(pack, batches, budget, evaluation)
+    for place, number in enumerate(evaluation.present if keep is not None else ()):
+        assert keep is not None
+        keep(number, {name: stack[place].detach().cpu().clone() for name, stack in pack.network.named_stacks().items()})
     return evaluation.results
 
 

@@ -18,9 +18,7 @@ from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import build
 from lightning_modules.lightning_import import pl, quiet_lightning
 from lightning_modules.networks import build_network, check_network
-
-MetricRow = tuple[int, str, str, str, float]
-"""(step, environment, split, metric, value)"""
+from lightning_modules.watching import MetricRow, Stopped, Watch
 
 _EVALUATION_ROWS = 8192
 
@@ -32,10 +30,17 @@ class EnvironmentEvaluation(pl.Callback):
         split: the data.
         training: indices of the environments trained on.
         budget: "steps" and "checkpoint_every"; the last step is evaluated whatever the interval.
+        watch: hears of every evaluation, and may end the trial at any step but the last.
     """
 
-    def __init__(self, split: SplitDataset, training: Sequence[int], budget: Mapping[str, Any]) -> None:
-        self._split, self._training = split, training
+    def __init__(
+        self,
+        split: SplitDataset,
+        training: Sequence[int],
+        budget: Mapping[str, Any],
+        watch: Watch | None = None,
+    ) -> None:
+        self._split, self._training, self._watch = split, training, watch
         self._every, self._steps = int(budget["checkpoint_every"]), int(budget["steps"])
         self.rows: list[MetricRow] = []
 
@@ -46,11 +51,21 @@ class EnvironmentEvaluation(pl.Callback):
 
         Raises:
             FloatingPointError: when the loss is not finite; such a trial is not scored.
+            Stopped: when the watch says so.
         """
         step = trainer.global_step
+        self._ask(step)
         if step % self._every == 0 or step == self._steps:
             assert isinstance(pl_module, MethodModule)
-            self.rows += finite(evaluate(pl_module, self._split, self._training, step))
+            rows = finite(evaluate(pl_module, self._split, self._training, step))
+            self.rows += rows
+            if self._watch is not None:
+                self._watch.report(step, rows)
+                self._ask(step)
+
+    def _ask(self, step: int) -> None:
+        if self._watch is not None and step < self._steps and self._watch.stopped():
+            raise Stopped(self.rows)
 
 
 @torch.no_grad()
@@ -139,6 +154,7 @@ def train(
     held_out: Sequence[str],
     budget: Mapping[str, Any],
     stream: Callable[[str], int],
+    watch: Watch | None = None,
 ) -> list[MetricRow]:
     """Train one trial and return its evaluations.
 
@@ -149,20 +165,24 @@ def train(
         held_out: names of the environments not trained on.
         budget: "steps" and "checkpoint_every".
         stream: maps a name to the seed of one of the trial's random streams.
+        watch: follows the trial and may end it.
 
     Raises:
         FloatingPointError: when the loss stops being finite.
+        Stopped: when the watch ended it before its last step.
     """
     training = training_environments(split.dataset.environment_names, held_out)
     module = build_method(method, hyperparameters, split, len(training), stream)
     batch_size = module.hyperparameters.batch_size
     batches = EnvironmentBatches(split, lambda: RowStream(split, training, batch_size, stream("batches")))
-    evaluation = EnvironmentEvaluation(split, training, budget)
+    evaluation = EnvironmentEvaluation(split, training, budget, watch)
     fit(module, batches, budget, evaluation)
     return evaluation.rows
 
 
-def fit(module: pl.LightningModule, batches: EnvironmentBatches, budget: Mapping[str, Any], watch: pl.Callback) -> None:
+def fit(
+    module: pl.LightningModule, batches: EnvironmentBatches, budget: Mapping[str, Any], callback: pl.Callback
+) -> None:
     """Run Lightning for the budget's steps, without the files and messages of a run that people watch."""
     with quiet_lightning():
         trainer = pl.Trainer(
@@ -170,7 +190,7 @@ def fit(module: pl.LightningModule, batches: EnvironmentBatches, budget: Mapping
             max_epochs=-1,
             accelerator="auto",
             devices=1,
-            callbacks=[watch],
+            callbacks=[callback],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,

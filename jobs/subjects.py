@@ -1,0 +1,204 @@
+"""What `tune` and `train` train: a method on environments, with everything about it that can be asked beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import InputError
+from cluster.trial import Scalar, Trial
+from cluster.worker import Setup
+from jobs.objectives import EvaluationObjective, LoggedObjective
+from jobs.sweep import held_out_settings
+from jobs.training import complete, setup, setup_module, shape
+from lightning_modules.data.catalog import load_dataset
+from lightning_modules.imports import import_folder, is_import_path
+
+if TYPE_CHECKING:
+    from lightning_modules.data.environments import Dataset
+    from lightning_modules.domain_generalization.method import Method
+
+_CHECKPOINT_EVERY = 100
+"""Steps between evaluations of a module with data of its own."""
+
+ENVIRONMENT_OF_MODULES = "all"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method and its data.
+
+    Args:
+        method: its name, as trials carry it.
+        dataset: identity of the data, as trials carry it.
+        title: of the data, for people.
+        environments: names, in order; one that stands for all where the data have none.
+        has_environments: whether they have.
+        laws: by hyperparameter, its range as plain data.
+        defaults: every hyperparameter's default.
+        kinds: every hyperparameter's type.
+        checkpoint_every: steps between evaluations where nothing else is asked for.
+        complete: checks hyperparameters and fills in the defaults.
+        check: refuses hyperparameters that cannot be trained when so many environments are left.
+        objective: what is optimised, by names.
+        setup: prepares a worker.
+        shared: what `setup` takes.
+        shape: what trials must share to train as one pack.
+    """
+
+    method: str
+    dataset: str
+    title: str
+    environments: tuple[str, ...]
+    has_environments: bool
+    laws: Mapping[str, Mapping[str, Any]]
+    defaults: Mapping[str, Scalar]
+    kinds: Mapping[str, type]
+    checkpoint_every: int
+    complete: Callable[[Mapping[str, Any]], dict[str, Scalar]]
+    check: Callable[[Mapping[str, Any], int], None]
+    objective: Callable[[Sequence[str]], EvaluationObjective]
+    setup: Setup
+    shared: tuple[Any, ...]
+    shape: Callable[[Trial], Hashable] | None
+
+    def settings(self, words: Sequence[str] | None) -> list[tuple[str, ...]]:
+        """Held-out settings from the words of --held_out; null holds out the last environment, "none" nothing.
+
+        Raises:
+            InputError: for a name that the data do not have, or a setting that leaves nothing to train on.
+        """
+        if not self.has_environments:
+            if words not in (None, ["none"]):
+                raise InputError(f"held_out: {self.title} has no environments; leave it out")
+            return [()]
+        if words is None:
+            if len(self.environments) == 1:
+                raise InputError(f"held_out: {self.title} has one environment; say --held_out none to train on it")
+            words = self.environments[-1:]
+        rest = [word for word in words if word != "none"]
+        none = [()] if len(rest) < len(words) else list[tuple[str, ...]]()
+        return none + held_out_settings(rest, self.environments, self.title)
+
+    def trial(
+        self, values: Mapping[str, Any], held_out: Sequence[str], seed: int, budget: Mapping[str, Scalar]
+    ) -> Trial:
+        """Build a trial from some hyperparameters."""
+        return Trial.create(self.method, self.dataset, list(held_out), self.complete(values), seed, budget)
+
+
+def find_subject(
+    method: str, dataset: str | None, image_size: int, wait: float = 0.0, models: str | None = None
+) -> Subject:
+    """Find what is to be trained.
+
+    Args:
+        method: name of a method, or module:Class.
+        dataset: as on the command line.
+        image_size: side of a folder's images in pixels.
+        wait: seconds that an evaluation waits for an answer to its report.
+        models: run that keeps the weights of complete trials.
+
+    Raises:
+        InputError: for names that do not exist and for data that are not sound.
+    """
+    from lightning_modules.domain_generalization.catalog import find_method
+
+    if is_import_path(method) and _is_module(method):
+        return _module_subject(method, dataset, image_size, wait, models)
+    found = find_method(method)
+    if dataset is None:
+        raise InputError(f"dataset: {method} needs one; give --dataset ColoredMNIST, a folder or a feature table")
+    return _method_subject(method, found, load_dataset(dataset, image_size), wait, models)
+
+
+def _is_module(path: str) -> bool:
+    """Whether an import path is that of anything but a method."""
+    from lightning_modules.domain_generalization.method import Method
+    from lightning_modules.imports import find_class, import_folder
+
+    found = find_class(path, import_folder(path))
+    return not (isinstance(found, type) and issubclass(found, Method))
+
+
+def _module_subject(spec: str, data: str | None, image_size: int, wait: float, models: str | None) -> Subject:
+    from lightning_modules.user_modules import read_user_module
+
+    environments = data is not None and not is_import_path(data)
+    datasets: dict[str, Dataset] = {}
+    module = read_user_module(spec, None if environments else data, environments)
+    names: tuple[str, ...] = (ENVIRONMENT_OF_MODULES,)
+    title, every = data or "its own data", _CHECKPOINT_EVERY
+    identity = f"{data or spec}@{module.fingerprint}"
+    if environments:
+        assert data is not None
+        dataset = load_dataset(data, image_size)
+        # Code is part of what a trial is: a module that was changed trains anew.
+        identity = f"{dataset.identity}@{module.fingerprint}"
+        datasets[identity] = dataset
+        names, title, every = tuple(dataset.environment_names), dataset.name, dataset.checkpoint_every
+    laws = {field: law.spec() for field, law in module.search_space().items()}
+    for field, (other, values) in module.conditions().items():
+        if field in laws:
+            laws[field]["when"] = {other: list(values)}
+    defaults = {name: module.defaults().get(name) for name in module.kinds()}
+    return Subject(
+        method=spec,
+        dataset=identity,
+        title=title,
+        environments=names,
+        has_environments=environments,
+        laws=laws,
+        defaults=defaults,
+        kinds=module.kinds(),
+        checkpoint_every=every,
+        complete=module.complete,
+        check=lambda values, left: module.check(values),
+        objective=EvaluationObjective if environments else LoggedObjective,
+        setup=setup_module,
+        shared=(1, module, datasets, wait, models),
+        shape=None,
+    )
+
+
+def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: float, models: str | None) -> Subject:
+    from lightning_modules.domain_generalization.catalog import check_method_network
+    from lightning_modules.hyperparameters import conditions, search_space
+    from lightning_modules.networks import check_network
+
+    kind: Any = method.Hyperparameters
+    laws = {field: law.spec() for field, law in search_space(kind).items()}
+    for field, (other, values) in conditions(kind).items():
+        laws[field]["when"] = {other: list(values)}
+    defaults = complete(method, name, {}, dataset.network)
+
+    def check(values: Mapping[str, Any], left: int) -> None:
+        network = str(complete(method, name, values, dataset.network)["network"])
+        check_network(network, dataset.input_shape)
+        check_method_network(method, network)
+        if left < method.minimum_environments:
+            raise InputError(
+                f"held_out: {name} trains on {method.minimum_environments} environments or more, a setting leaves "
+                f"{left} of {dataset.name}; hold out fewer"
+            )
+
+    return Subject(
+        method=name,
+        dataset=dataset.identity,
+        title=dataset.name,
+        environments=tuple(dataset.environment_names),
+        has_environments=True,
+        laws=laws,
+        defaults=defaults,
+        kinds={k: v for k, v in typing.get_type_hints(kind).items() if k in {f.name for f in dataclasses.fields(kind)}},
+        checkpoint_every=dataset.checkpoint_every,
+        complete=lambda values: complete(method, name, values, dataset.network),
+        check=check,
+        objective=EvaluationObjective,
+        setup=setup,
+        shared=(1, {dataset.identity: dataset}, wait, import_folder(name) if is_import_path(name) else None, models),
+        shape=shape,
+    )

@@ -1,0 +1,218 @@
+"""What a trial of `sweep`, `tune` and `train` does on a worker: train a method and measure it on every environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from cluster.storage import Location
+from cluster.trial import Scalar, Trial
+from cluster.worker import Channel, Pruned, Task
+
+if TYPE_CHECKING:
+    from lightning_modules.data.environments import Dataset
+    from lightning_modules.data.tensors import SplitDataset
+    from lightning_modules.domain_generalization.method import Method
+    from lightning_modules.user_modules import UserModule
+    from lightning_modules.watching import MetricRow
+
+
+class ChannelWatch:
+    """Lets a training report through a worker's channel.
+
+    Args:
+        channel: of the worker.
+        trial_id: of the trial.
+        wait: seconds that an evaluation waits for its answer at most; 0 goes on at once.
+    """
+
+    def __init__(self, channel: Channel, trial_id: str, wait: float) -> None:
+        self._channel, self._trial_id, self._wait = channel, trial_id, wait
+        self._unanswered: int | None = None
+
+    def report(self, step: int, rows: Sequence[MetricRow]) -> None:
+        """Send an evaluation."""
+        self._channel.report(self._trial_id, step, rows)
+        self._unanswered = step
+
+    def stopped(self) -> bool:
+        """Whether the trial is to end."""
+        if self._wait and self._unanswered is not None:  # by now every member of a pack has reported
+            self._channel.wait(self._trial_id, self._unanswered, self._wait)
+        self._unanswered = None
+        return self._channel.stopped(self._trial_id)
+
+
+def model_path(run: str, trial_id: str) -> str:
+    """Where a run keeps the weights of a trial."""
+    return f"{run.rstrip('/')}/models/{trial_id}.ckpt"
+
+
+class _Reporting:
+    """What the tasks share: a channel to report through, and a run that keeps weights."""
+
+    def __init__(self, wait: float, models: str | None) -> None:
+        self._channel: Channel | None = None
+        self._wait = wait
+        self._models = None if models is None else Location.resolve(models)
+
+    def listen(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def watch(self, trial: Trial) -> ChannelWatch | None:
+        return None if self._channel is None else ChannelWatch(self._channel, trial.trial_id, self._wait)
+
+    def save(self, trial: Trial, content: dict[str, Any]) -> None:
+        """Write a checkpoint of plain values and tensors, which loads with weights_only."""
+        import torch
+
+        assert self._models is not None
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        self._models.write(buffer.getvalue(), "models", f"{trial.trial_id}.ckpt")
+
+    @property
+    def saves(self) -> bool:
+        return self._models is not None
+
+
+def setup(
+    threads: int,
+    datasets: Mapping[str, Dataset],
+    wait: float = 0.0,
+    folder: str | None = None,
+    models: str | None = None,
+) -> Task:
+    """Prepare a worker that trains methods: import torch and Lightning once, and remember the splits of the seeds in use.
+
+    Args:
+        threads: of torch.
+        datasets: by identity.
+        wait: see `ChannelWatch`.
+        folder: where a person's own methods are imported from.
+        models: run that keeps the weights of complete trials; None: nobody does.
+    """
+    import torch
+
+    from lightning_modules.domain_generalization.pack import Member, train_pack
+    from lightning_modules.imports import use_folder
+    from lightning_modules.watching import Stopped
+
+    torch.set_num_threads(threads)
+    if folder is not None:
+        use_folder(folder)
+    split = _splits(datasets)
+
+    class Train(_Reporting):
+        def __call__(self, trial: Trial) -> dict[str, list[Any]]:
+            # A pack of one: on a CPU a trial then has the same numbers to the last bit whatever trains beside it.
+            (result,) = self.pack([trial])
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        def pack(self, trials: Sequence[Trial]) -> list[dict[str, list[Any]] | Exception]:
+            def keep(number: int, weights: dict[str, torch.Tensor]) -> None:
+                t = trials[number]
+                about = {"method": t.method, "dataset": t.dataset, "hyperparameters": t.hyperparameters}
+                self.save(t, {"state_dict": weights, "shiftlab": about})
+
+            members = [
+                Member(json.loads(t.hyperparameters), split(t.dataset, t.seed), t.held_out, t.stream, self.watch(t))
+                for t in trials
+            ]
+            budget = json.loads(trials[0].budget)
+            results = train_pack(trials[0].method, members, budget, keep if self.saves else None)
+            return [_tables(result) for result in results]
+
+    def _tables(result: list[MetricRow] | Exception) -> dict[str, list[Any]] | Exception:
+        if isinstance(result, Stopped):
+            return Pruned({"metrics": result.rows})
+        return result if isinstance(result, Exception) else {"metrics": result}
+
+    return Train(wait, models)
+
+
+def setup_module(
+    threads: int,
+    module: UserModule,
+    datasets: Mapping[str, Dataset],
+    wait: float = 0.0,
+    models: str | None = None,
+) -> Task:
+    """Prepare a worker that trains a person's own LightningModule.
+
+    Args:
+        threads: of torch.
+        module: what is trained.
+        datasets: by identity, of a module that trains on environments.
+        wait: see `ChannelWatch`.
+        models: run that keeps the weights of complete trials, as Lightning's checkpoints; None: nobody does.
+    """
+    import torch
+
+    from lightning_modules.watching import Stopped
+
+    torch.set_num_threads(threads)
+    split = _splits(datasets)
+
+    class Train(_Reporting):
+        def __call__(self, trial: Trial) -> dict[str, list[Any]]:
+            data = split(trial.dataset, trial.seed) if module.environments else None
+            values, budget = json.loads(trial.hyperparameters), json.loads(trial.budget)
+            try:
+                fitted = module.fit(values, budget, trial.stream, self.watch(trial), data, trial.held_out)
+            except Stopped as stopped:
+                raise Pruned({"metrics": stopped.rows}) from None
+            if self.saves:
+                self.save(trial, fitted.checkpoint())
+            return {"metrics": fitted.rows}
+
+    return Train(wait, models)
+
+
+def _splits(datasets: Mapping[str, Dataset]) -> Callable[[str, int], SplitDataset]:
+    """Split a dataset by a seed, remembering the splits in use."""
+    from lightning_modules.data.tensors import split_dataset
+
+    @lru_cache(maxsize=8)
+    def split(identity: str, seed: int) -> SplitDataset:
+        return split_dataset(datasets[identity], seed)
+
+    return split
+
+
+def complete(method: type[Method], name: str, values: Mapping[str, Any], network: str) -> dict[str, Scalar]:
+    """Check hyperparameters and fill in the defaults, the dataset's network for "auto" among them.
+
+    Args:
+        method: the class.
+        name: of the method.
+        values: by name.
+        network: the dataset's own.
+
+    Raises:
+        InputError: for an unknown name or a value of the wrong type or range.
+    """
+    from lightning_modules.hyperparameters import build
+
+    full: dict[str, Scalar] = dataclasses.asdict(build(method.Hyperparameters, values, name))
+    if full["network"] == "auto":
+        full["network"] = network
+    return full
+
+
+def shape(trial: Trial) -> tuple[Any, ...] | None:
+    """What trials must share to train as one pack; None for a trial that gains nothing by it."""
+    from lightning_modules.domain_generalization.catalog import find_method
+
+    values = json.loads(trial.hyperparameters)
+    if values["network"] == "cnn":  # its products are large enough alone, and many at once need much memory
+        return None
+    structural = ("batch_size", *find_method(trial.method).structural)
+    kinds = tuple((k, v) for k, v in values.items() if k in structural or isinstance(v, str | bool))
+    return trial.method, trial.dataset, len(trial.held_out), trial.budget, kinds

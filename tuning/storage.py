@@ -1,0 +1,127 @@
+"""Where a study is kept: a journal file in its run, one elsewhere, or any database that Optuna knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+import sqlalchemy.exc
+
+from cluster.errors import InputError
+from cluster.storage import Location
+from tuning.journal import OwnedJournal
+from tuning.mirror import MirroredStorage
+
+JOURNAL = "study.journal"
+_CONNECT_SECONDS = 5
+
+
+class StudyStorage:
+    """An open storage.
+
+    Args:
+        storage: what studies are created in.
+        bucket: where a journal's copy goes when the run is in a bucket.
+    """
+
+    def __init__(
+        self,
+        storage: MirroredStorage | optuna.storages.JournalStorage,
+        journal: OwnedJournal | None,
+        bucket: Location | None,
+    ) -> None:
+        self.optuna: optuna.storages.BaseStorage = storage
+        self._mirror = storage if isinstance(storage, MirroredStorage) else None
+        self._journal, self._bucket = journal, bucket
+
+    @property
+    def trouble(self) -> str | None:
+        """One line if a database does not answer at present."""
+        return None if self._mirror is None else self._mirror.trouble
+
+    def save(self) -> None:
+        """Copy a journal to its bucket."""
+        if self._journal is not None and self._bucket is not None:
+            self._bucket.write(self._journal.path.read_bytes(), JOURNAL)
+
+    def close(self, seconds: float) -> str:
+        """Bring everything to its place, waiting so long at most; returns one line on what did not get there, or ""."""
+        self.save()
+        if self._journal is not None:
+            self._journal.close()
+        if self._mirror is None:
+            return ""
+        done = self._mirror.flush(seconds)
+        left, trouble = self._mirror.waiting, self._mirror.trouble
+        self._mirror.close()
+        return "" if done else f"{left} writes are not in it yet" + (f", {trouble}" if trouble else "")
+
+
+def open_storage(spec: str | None, run: Location) -> StudyStorage:
+    """Open the storage of a run's studies.
+
+    Args:
+        spec: None takes the journal of the run; a URL with :// a database; anything else is the path of a journal.
+        run: where the run is.
+
+    Raises:
+        InputError: naming the mend, if it cannot be reached or opened.
+    """
+    if spec is not None and "://" in spec:
+        return StudyStorage(MirroredStorage(_database(spec)), None, None)
+    bucket = None
+    if spec is not None:
+        path = Path(spec).expanduser()
+    elif run.is_local:
+        path = Path(run.root, JOURNAL)
+    else:
+        path, bucket = run.log_directory() / JOURNAL, run
+        if run.exists(JOURNAL):  # another machine may have gone on with it
+            copy = run.read(JOURNAL)
+            if not path.exists() or path.stat().st_size < len(copy):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(copy)
+    journal = OwnedJournal(path)
+    return StudyStorage(optuna.storages.JournalStorage(journal), journal, bucket)
+
+
+def hide_password(spec: str) -> str:
+    """A storage's URL as it may be shown."""
+    try:
+        return sqlalchemy.make_url(spec).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return spec
+
+
+def _database(spec: str) -> optuna.storages.RDBStorage:
+    shown = hide_password(spec)
+    try:
+        url = sqlalchemy.make_url(spec)
+        if url.drivername in ("postgresql", "postgres"):
+            url = url.set(drivername="postgresql+psycopg")
+        # A dead connection is found before it is used, and an unreachable server in seconds.
+        patience = {} if url.drivername.startswith("sqlite") else {"connect_timeout": _CONNECT_SECONDS}
+        return optuna.storages.RDBStorage(
+            url.render_as_string(hide_password=False),
+            engine_kwargs={"pool_pre_ping": True, "connect_args": patience},
+        )
+    except sqlalchemy.exc.ArgumentError:
+        raise InputError(
+            f"storage: {shown!r} is no URL of a database; write e.g. postgresql://user@host/name"
+        ) from None
+    except sqlalchemy.exc.NoSuchModuleError:
+        raise InputError(
+            f"storage: nobody knows the kind of database of {shown!r}; take postgresql or sqlite"
+        ) from None
+    except ImportError as error:
+        if url.drivername.startswith("postgresql"):
+            mend = "pip install 'shiftlab[postgresql]'"
+        else:
+            mend = f"install the driver of {url.drivername}"
+        raise InputError(f"storage: {shown!r} needs a driver that is missing ({error.name}); {mend}") from None
+    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
+        why = " ".join(str(error.orig).split())[:200]
+        raise InputError(f"storage: cannot open {shown!r} ({why}); start the server, or mend the URL") from None
+    except RuntimeError as error:
+        raise InputError(f"storage: {shown!r}: {' '.join(str(error).split())}; run `optuna storage upgrade`") from None
