@@ -104,7 +104,7 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
     """
     hints = typing.get_type_hints(options)
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
-    lists = {f"--{name}": hint for name, hint in hints.items() if typing.get_origin(hint) is list}
+    lists = {f"--{name}": found for name, hint in hints.items() if (found := _list_of(hint)) is not None}
     gathered: list[str] = []
     position = 0
     while position < len(argv):
@@ -119,7 +119,9 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
         while position < len(argv) and not argv[position].startswith("--"):
             words.append(argv[position])
             position += 1
-        if len(words) == 1 and words[0].startswith("["):
+        if words == ["null"] and hints[word.removeprefix("--")] != lists[word]:
+            value = "null"
+        elif len(words) == 1 and words[0].startswith("["):
             value = words[0]
         elif typing.get_args(lists[word]) == (str,):
             value = json.dumps(words)
@@ -127,6 +129,12 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
             value = f"[{','.join(words)}]"
         gathered.append(f"{word}={value}")
     return gathered
+
+
+def _list_of(hint: Any) -> Any:
+    """The list among a type and None, or the type if it is a list; None otherwise."""
+    parts = (hint, *typing.get_args(hint)) if type(None) in typing.get_args(hint) else (hint,)
+    return next((part for part in parts if typing.get_origin(part) is list), None)
 
 
 def _explain(message: str, options: type[Any]) -> str:

@@ -7,6 +7,7 @@ training-domain validation; an oracle comes first or alone, and takes the last c
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
@@ -122,6 +123,7 @@ class LoggedObjective(EvaluationObjective):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        self._metrics = [name.rpartition(":")[0] for name in names if name != SECONDS]
         scores: dict[str, tuple[str, Callable[[Trial, Rows], float]]] = {}
         for name in names:
             if name == SECONDS:
@@ -135,14 +137,23 @@ class LoggedObjective(EvaluationObjective):
                 )
         self._set(names, scores)
 
+    def final(self, trial: Trial, rows: Rows, seconds: float) -> list[float]:
+        """Score a complete trial at its best evaluation by the first objective.
+
+        Raises:
+            InputError: the module does not log what is asked for.
+        """
+        logged = {name for _, _, _, name, _ in rows}
+        for metric in self._metrics:
+            if metric not in logged:
+                raise InputError(f"objective: the module logs no {metric!r}; it logs {', '.join(sorted(logged))}")
+        return super().final(trial, [row for row in rows if row[3] in self._metrics], seconds)
+
 
 def _logged(metric: str) -> Callable[[Trial, Rows], float]:
     def score(trial: Trial, rows: Rows) -> float:
         values = [value for _, _, _, name, value in rows if name == metric]
-        if not values:
-            known = ", ".join(sorted({row[3] for row in rows}))
-            raise InputError(f"objective: the module logs no {metric!r}; it logs {known}")
-        return fmean(values)
+        return fmean(values) if values else math.nan
 
     return score
 

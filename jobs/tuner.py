@@ -94,7 +94,7 @@ class Tuner:
         rows: list[dict[str, Any]],
     ) -> Search:
         o, subject, objective = self.options, self.subject, self.objective
-        name = o.study or f"{subject.method} on {subject.title}"
+        name = o.study or f"{subject.method} on {subject.title.partition('(')[0]}"
         if setting and (o.study is None or len(self.settings) > 1):
             name += f" without {', '.join(setting)}"
         about = {
