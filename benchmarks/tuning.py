@@ -135,6 +135,11 @@ def ours(ray: ModuleType, count: int, seconds: float, seed: int) -> tuple[float,
     return count / (ended - first), busy / (WORKERS * (ended - first))
 
 
+def tune_space(trial: optuna.Trial) -> None:
+    for i in range(DIMENSIONS):
+        trial.suggest_float(f"x{i}", 0, 1)
+
+
 def ray_tune(count: int, seconds: float) -> float:
     """Trials per second of Ray Tune with OptunaSearch, from its first trial's start to its last trial's start."""
     from ray import tune
@@ -145,15 +150,11 @@ def ray_tune(count: int, seconds: float) -> float:
         time.sleep(seconds)
         return {"value": sum((v - 0.3) ** 2 for v in config.values()), "started": started}
 
-    def space(trial: optuna.Trial) -> None:
-        for i in range(DIMENSIONS):
-            trial.suggest_float(f"x{i}", 0, 1)
-
     with tempfile.TemporaryDirectory() as folder:
         results = tune.Tuner(
             tune.with_resources(objective, {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=OptunaSearch(space=space, metric="value", mode="min", sampler=optuna.samplers.TPESampler()),
+                search_alg=OptunaSearch(space=tune_space, metric="value", mode="min", sampler=optuna.samplers.TPESampler()),
                 num_samples=count,
                 max_concurrent_trials=WORKERS,
                 reuse_actors=True,

@@ -92,7 +92,10 @@ def _law(law: Any) -> str:
         return "one of " + ", ".join(map(_number, law.values))
     words = {"Uniform": "uniform", "LogUniform": "log-uniform", "IntUniform": "integer, uniform"}
     kind = words.get(type(law).__name__, "integer, log-uniform")
-    return f"{kind} on {_number(float(law.low))} to {_number(float(law.high))}"
+    step = getattr(law, "step", None)
+    return f"{kind} on {_number(float(law.low))} to {_number(float(law.high))}" + (
+        f" in steps of {step:g}" if step else ""
+    )
 
 
 def markdown(methods: dict[str, type[Method]]) -> str:

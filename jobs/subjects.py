@@ -15,7 +15,7 @@ from jobs.objectives import EvaluationObjective, LoggedObjective
 from jobs.sweep import held_out_settings
 from jobs.training import complete, setup, setup_module, shape
 from lightning_modules.data.catalog import load_dataset
-from lightning_modules.imports import import_folder, is_import_path
+from lightning_modules.imports import import_folder, is_import_path, source_fingerprint
 
 if TYPE_CHECKING:
     from lightning_modules.data.environments import Dataset
@@ -107,21 +107,15 @@ def find_subject(
     """
     from lightning_modules.domain_generalization.catalog import find_method
 
-    if is_import_path(method) and _is_module(method):
-        return _module_subject(method, dataset, image_size, wait, models)
+    if is_import_path(method):
+        from lightning_modules.user_modules import is_user_module
+
+        if is_user_module(method):
+            return _module_subject(method, dataset, image_size, wait, models)
     found = find_method(method)
     if dataset is None:
         raise InputError(f"dataset: {method} needs one; give --dataset ColoredMNIST, a folder or a feature table")
     return _method_subject(method, found, load_dataset(dataset, image_size), wait, models)
-
-
-def _is_module(path: str) -> bool:
-    """Whether an import path is that of anything but a method."""
-    from lightning_modules.domain_generalization.method import Method
-    from lightning_modules.imports import find_class, import_folder
-
-    found = find_class(path, import_folder(path))
-    return not (isinstance(found, type) and issubclass(found, Method))
 
 
 def _module_subject(spec: str, data: str | None, image_size: int, wait: float, models: str | None) -> Subject:
@@ -136,7 +130,6 @@ def _module_subject(spec: str, data: str | None, image_size: int, wait: float, m
     if environments:
         assert data is not None
         dataset = load_dataset(data, image_size)
-        # Code is part of what a trial is: a module that was changed trains anew.
         identity = f"{dataset.identity}@{module.fingerprint}"
         datasets[identity] = dataset
         names, title, every = tuple(dataset.environment_names), dataset.name, dataset.checkpoint_every
@@ -170,6 +163,10 @@ def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: flo
     from lightning_modules.networks import check_network
 
     kind: Any = method.Hyperparameters
+    identity, folder = dataset.identity, None
+    if is_import_path(name):  # code is part of what a trial is: a method that was changed trains anew
+        folder = import_folder(name)
+        identity += f"@{source_fingerprint([name], folder)}"
     laws = {field: law.spec() for field, law in search_space(kind).items()}
     for field, (other, values) in conditions(kind).items():
         laws[field]["when"] = {other: list(values)}
@@ -187,7 +184,7 @@ def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: flo
 
     return Subject(
         method=name,
-        dataset=dataset.identity,
+        dataset=identity,
         title=dataset.name,
         environments=tuple(dataset.environment_names),
         has_environments=True,
@@ -199,6 +196,6 @@ def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: flo
         check=check,
         objective=EvaluationObjective,
         setup=setup,
-        shared=(1, {dataset.identity: dataset}, wait, import_folder(name) if is_import_path(name) else None, models),
+        shared=(1, {identity: dataset}, wait, folder, models),
         shape=shape,
     )

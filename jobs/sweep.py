@@ -15,6 +15,7 @@ from jobs.command import command
 from jobs.launch import Execution, Plan, Work, launch
 from jobs.training import complete, setup, shape
 from lightning_modules.data.catalog import load_dataset
+from lightning_modules.imports import import_folder, is_import_path
 from tuning.space import draw
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _prepare(options: Sweep) -> Work:
         _total(options, datasets),
         lambda: _plan(options, datasets),
         setup,
-        (1, datasets),
+        (1, datasets, 0.0, next(filter(None, map(import_folder, filter(is_import_path, options.methods))), None)),
         shape,
         options.pack,
         plan_first=bool(options.hyperparameters),

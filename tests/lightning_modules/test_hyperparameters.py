@@ -40,7 +40,7 @@ def draws(law, count=4000):
         (IntUniform(-3.5, 0), -3, 0),
         (IntUniform(2, 5, step=1), 2, 5),
         (IntUniform(16, 70, step=16), 16, 64),
-        (IntUniform(2.5, 5.4, step=2), 2, 4),
+        (IntUniform(2.5, 6.2, step=2), 2, 6),
         (IntLogUniform(8, 33), 8, 32),
         (IntLogUniform(1, 10), 1, 9),
         (IntLogUniform(4, 4), 4, 4),

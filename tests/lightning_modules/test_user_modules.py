@@ -65,7 +65,7 @@ class Small(Base):
         lr: Annotated[float, LogUniform(1e-3, 1.0)] = 0.1,
         width: int = 8,
         kind: Literal["relu", "tanh"] = "relu",
-        seed=None,
+        seed: int = None,
         sizes=(1, 2),
     ):
         super().__init__()
@@ -100,7 +100,8 @@ class Own(Noisy):
 
 
 class Data(pl.LightningDataModule):
-    def __init__(self, batch_size: Annotated[int, IntLogUniform(4, 33)] = 10, shuffle: bool = True, width=8, lr: float = 0.1):
+    def __init__(self, batch_size: Annotated[int, IntLogUniform(4, 33)] = 10, shuffle: bool = True, width=8,
+                 lr: Annotated[float, Uniform(0, 1)] = 0.1):
         super().__init__()
         self.batch_size, self.shuffle, self.width, self.lr = batch_size, shuffle, width, lr
 
@@ -364,7 +365,7 @@ def test_hyperparameters_of_both_classes(write):
         "width": 8,
     }
     assert list(user.search_space()) == sorted(user.search_space())
-    kinds = {"batch_size": int, "kind": str, "lr": float, "seed": float, "shuffle": bool, "width": int}
+    kinds = {"batch_size": int, "kind": str, "lr": float, "seed": int, "shuffle": bool, "width": int}
     assert user.kinds() == kinds
     assert user.conditions() == {}
     assert user.complete({"lr": 1}) == {**user.defaults(), "lr": 1.0}
@@ -464,13 +465,37 @@ def test_wrong_hyperparameters_are_named(write, values, words):
             method(values)
 
 
+def test_types_without_annotations_and_of_unions(write):
+    write(
+        "kinds.py",
+        """
+        from nets import *
+        class Kinds(Own):
+            def __init__(self, dropout=0, flag=False, momentum: float | None = None, name: Literal["a", 1] = "a", rate=None):
+                super().__init__()
+        class Bare(pl.LightningModule):
+            training_step = validation_step = configure_optimizers = train_dataloader = val_dataloader = lambda self: 0
+        """,
+    )
+    user = read_user_module("kinds:Kinds")
+    assert user.kinds() == {"dropout": int, "flag": bool, "momentum": float, "name": str, "rate": float}
+    given = {"dropout": 0.5, "flag": True, "momentum": 1, "name": 1, "rate": "any"}
+    assert user.complete(given) == given
+    assert type(user.complete({"dropout": 1})["dropout"]) is int  # as it may well be meant
+    for name, wrong in (("dropout", "much"), ("flag", 1), ("momentum", "1"), ("name", 2)):
+        with fails(f"{name} of kinds:Kinds is {wrong!r}"):
+            user.check({name: wrong})
+    with fails("kinds:Bare takes no 'lr'; it takes none"):
+        read_user_module("kinds:Bare").check({"lr": 0.1})
+
+
 def test_defaults_that_contradict_each_other_are_asked_for(write):
     write(
         "data.py",
         """
         from nets import *
         class Wide(Data):
-            def __init__(self, width: int = 9):
+            def __init__(self, width: int = 9, decay: float = 0):
                 super().__init__()
         """,
     )
@@ -478,7 +503,9 @@ def test_defaults_that_contradict_each_other_are_asked_for(write):
     assert "width" not in user.defaults()
     with fails("width is 8 in nets:Small and 9 in data:Wide by default; give it a value"):
         user.complete({})
-    assert user.complete({"width": 3})["width"] == 3
+    full = user.complete({"width": 3})
+    assert full == {"width": 3, "lr": 0.1, "kind": "relu", "seed": None, "decay": 0.0}
+    assert type(full["decay"]) is float  # as annotated, so that equal trials are equal
 
 
 # Classes that cannot be used
@@ -570,7 +597,9 @@ def test_the_fingerprint_follows_the_code(write):
     write("package/net.py", "from nets import Own\nfrom .sizes import WIDTH\nclass Net(Own):\n    width = WIDTH\n")
     write("package/sizes.py", "WIDTH = 3\n")
     write("package/other.py", "x = 1\n")
-    write("data.py", "import nets\nclass Data(nets.Data): pass\n")
+    write("package/more.py", "x = 1\n")
+    write("helper.py", "x = 1\n")
+    write("data.py", "import nets, helper\nfrom package import more\nclass Data(nets.Data): pass\n")
     user = read_user_module("package.net:Net", "data:Data")
     prints = [user.fingerprint]
     assert len(user.fingerprint) == 16
@@ -578,11 +607,12 @@ def test_the_fingerprint_follows_the_code(write):
     assert pickle.loads(pickle.dumps(user)).fingerprint == user.fingerprint
     write("package/other.py", "x = 2\n")
     assert user.fingerprint == prints[0]
-    for name in ("package/net.py", "package/sizes.py", "package/__init__.py", "data.py", "nets.py"):
+    files = ("net.py", "sizes.py", "more.py", "__init__.py", "../data.py", "../nets.py", "../helper.py")
+    for name in (f"package/{file}" for file in files):
         with open(name, "a") as file:
             file.write("# changed\n")
         prints.append(user.fingerprint)
-    assert len(set(prints)) == 6
+    assert len(set(prints)) == len(files) + 1
     assert read_user_module("package.net:Net").fingerprint not in prints
 
 
@@ -601,10 +631,13 @@ class Flat(Base):
 
     def training_step(self, batch, _):
         inputs, labels = batch
-        assert inputs.dtype == torch.float32 and not self.frozen.training
+        assert inputs.dtype == torch.float32 and self.net.training and not self.frozen.training
         self.shape = inputs.shape[:2]
         logits = self(inputs.flatten(0, 1)).unflatten(0, labels.shape)
         return torch.stack([F.cross_entropy(f, y) for f, y in zip(logits, labels)]).mean()
+
+    def val_dataloader(self):
+        raise RuntimeError("its environments are not these")
 
 class Sized(Flat):
     def __init__(self, lr: float = 0.1):
