@@ -7,7 +7,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: install demo test test-slow lint bench docs browser clean
+.PHONY: install demo test test-slow lint bench docs browser database clean
 
 install: .venv/installed
 
@@ -21,10 +21,10 @@ install: .venv/installed
 demo: install
 	$(BIN)/shiftlab sweep --config jobs/demo.yaml
 
-test: install browser lint
+test: install browser database lint
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 
-test-slow: install browser
+test-slow: install browser database
 	$(BIN)/python -m pytest -m slow
 
 lint: install
@@ -38,6 +38,12 @@ browser:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
 	  || echo 'no chromium found: the tests that open report.html will be skipped'
+
+# Studies are kept in a real PostgreSQL that the tests start and kill: take the machine's, or Debian's.
+database:
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq postgresql >/dev/null; } \
+	  || echo 'no PostgreSQL found: the tests that need one will be skipped'
 
 bench: install
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

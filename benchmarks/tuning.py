@@ -154,7 +154,9 @@ def ray_tune(count: int, seconds: float) -> float:
         results = tune.Tuner(
             tune.with_resources(objective, {"cpu": 1}),
             tune_config=tune.TuneConfig(
-                search_alg=OptunaSearch(space=tune_space, metric="value", mode="min", sampler=optuna.samplers.TPESampler()),
+                search_alg=OptunaSearch(
+                    space=tune_space, metric="value", mode="min", sampler=optuna.samplers.TPESampler()
+                ),
                 num_samples=count,
                 max_concurrent_trials=WORKERS,
                 reuse_actors=True,

@@ -159,9 +159,7 @@ class Worker:
         decide: answers reports at once, in this process; None where they are fetched.
     """
 
-    def __init__(
-        self, setup: Setup, *shared: Any, reporting: bool = False, decide: Decide | None = None
-    ) -> None:
+    def __init__(self, setup: Setup, *shared: Any, reporting: bool = False, decide: Decide | None = None) -> None:
         self._task = setup(*shared)
         self._channel = Channel(decide)
         if reporting and hasattr(self._task, "listen"):

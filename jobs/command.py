@@ -152,7 +152,7 @@ def _explain(message: str, options: type[Any]) -> str:
 
 
 def command_line(prog: str, options: Any) -> str:
-    """Write options back as the command line that gives them (fields at their default left out)."""
+    """Write options back as the command line that gives them: fields at their default left out, passwords of URLs too."""
     words = prog.split()
     # What every job can be told (keyword-only) comes last, as in the help.
     for field in sorted(dataclasses.fields(options), key=lambda field: bool(field.kw_only)):
@@ -166,7 +166,7 @@ def command_line(prog: str, options: Any) -> str:
         elif isinstance(value, dict | bool) or value is None:
             words.append(json.dumps(value))
         else:
-            words.append(str(value))
+            words.append(re.sub(r"(://[^:/@\s]*):[^/@\s]*@", r"\1:PASSWORD@", str(value)))
     return shlex.join(words)
 
 

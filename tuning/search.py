@@ -7,8 +7,6 @@ Nothing here runs a trial: `next` gives what to run, `decide` hears reports, `ta
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from cluster.trial import Scalar, Trial, canonical_json
+from cluster.trial import Scalar, Trial
 from cluster.worker import Report
 from tuning.convergence import Convergence
+from tuning.rows import from_row, to_row
 from tuning.search_space import Space
-from tuning.tables import SUGGESTIONS
 
 Rows = Sequence[Sequence[Any]]
 """Rows of the metrics table without trial_id."""
@@ -329,22 +327,8 @@ class Search:
         self.failed += state == TrialState.FAIL
 
     def _row(self, trial: FrozenTrial) -> tuple[Any, ...]:
-        row = {
-            "study": self.study.study_name,
-            "number": trial.number,
-            "state": trial.state.name.lower(),
-            "parameters": canonical_json(trial.params),
-            "distributions": self._space.to_json(only=trial.params),
-            "objectives": list(self._objective.names),
-            "directions": list(self._objective.directions),
-            "values": trial.values,
-            "intermediate": [{"step": s, "value": v} for s, v in sorted(trial.intermediate_values.items())],
-            "trial_ids": trial.user_attrs.get("trial_ids", []),
-            "started_at": trial.datetime_start and trial.datetime_start.astimezone(dt.UTC),
-            "ended_at": trial.datetime_complete and trial.datetime_complete.astimezone(dt.UTC),
-            "error": trial.user_attrs.get("error"),
-        }
-        return tuple(row[name] for name in SUGGESTIONS.names)
+        distributions = self._space.to_json(only=trial.params)
+        return to_row(self.study.study_name, trial, distributions, self._objective.names, self._objective.directions)
 
     # Recovering
 
@@ -355,7 +339,7 @@ class Search:
         for number in range(len(trials), max(rows, default=-1) + 1):
             # The run knows more than the storage: a mirror that was cut off, or a journal that is gone. Numbers stay.
             if number in rows:
-                self.study.add_trial(_from_row(rows[number]))
+                self.study.add_trial(from_row(rows[number]))
                 self.recovered.restored += 1
             else:
                 asked = self._ask()
@@ -369,6 +353,10 @@ class Search:
             elif trial.state == TrialState.WAITING and trial.params:
                 self.recovered.rerun += 1
         for trial in unfinished:
+            if trial.number in rows:
+                self._tell(trial, rows[trial.number])
+                self.recovered.told += 1
+                continue
             suggestion = self._begin(optuna.trial.Trial(self.study, trial._trial_id), trial.intermediate_values)
             first = self._make(suggestion.parameters, 0)
             if self._stored(first.trial_id) is None:
@@ -378,6 +366,21 @@ class Search:
             self._ready.append(suggestion)
         if retry_failed:
             self._retry_failed()
+
+    def _tell(self, trial: FrozenTrial, row: Mapping[str, Any]) -> None:
+        """Tell the study how a trial ended by the run's row, which may know parameters that the storage does not."""
+        known, storage, key = from_row(row), self.study._storage, trial._trial_id
+        for name, value in known.params.items():
+            if name not in trial.params:
+                distribution = known.distributions[name]
+                storage.set_trial_param(key, name, distribution.to_internal_repr(value), distribution)
+        for step, value in known.intermediate_values.items():
+            if step not in trial.intermediate_values:
+                storage.set_trial_intermediate_value(key, step, value)
+        for name, attribute in known.user_attrs.items():
+            storage.set_trial_user_attr(key, name, attribute)
+        storage.set_trial_state_values(key, known.state, known.values)
+        self._count(known.state)
 
     def _retry_failed(self) -> None:
         """Ask for the parameters of every failed suggestion once more, beyond the budget."""
@@ -394,26 +397,3 @@ def _by_step(rows: Rows) -> list[tuple[int, list[Sequence[Any]]]]:
     for row in rows:
         steps.setdefault(row[0], []).append(row)
     return sorted(steps.items())
-
-
-def _from_row(row: Mapping[str, Any]) -> FrozenTrial:
-    """Build Optuna's trial from a row of the table `suggestions`."""
-    distributions = {
-        name: optuna.distributions.json_to_distribution(json.dumps(found))
-        for name, found in json.loads(row["distributions"]).items()
-    }
-    attributes: dict[str, Any] = {"trial_ids": row["trial_ids"]}
-    if row["error"]:
-        attributes["error"] = row["error"]
-    trial = create_trial(
-        state=TrialState[row["state"].upper()],
-        values=row["values"],
-        params=json.loads(row["parameters"]),
-        distributions=distributions,
-        user_attrs=attributes,
-        intermediate_values={point["step"]: point["value"] for point in row["intermediate"] or []},
-    )
-    # As Optuna has it: local time, without a zone.
-    trial.datetime_start = row["started_at"] and row["started_at"].astimezone().replace(tzinfo=None)
-    trial.datetime_complete = row["ended_at"] and row["ended_at"].astimezone().replace(tzinfo=None)
-    return trial

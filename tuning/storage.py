@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
+from optuna.exceptions import StorageInternalError
 
 from cluster.errors import InputError
 from cluster.storage import Location
@@ -14,7 +16,17 @@ from tuning.journal import OwnedJournal
 from tuning.mirror import MirroredStorage
 
 JOURNAL = "study.journal"
-_CONNECT_SECONDS = 5
+_CONNECT = {"connect_timeout": 5}
+# A server that is gone without a word is noticed in about 20 s too.
+_LIBPQ = {
+    **_CONNECT,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
+_PATIENCE = {"psycopg": _LIBPQ, "psycopg2": _LIBPQ, "pymysql": _CONNECT, "mysqldb": _CONNECT}
+"""How long a driver waits for its server; others have their own words for it."""
 
 
 class StudyStorage:
@@ -46,16 +58,22 @@ class StudyStorage:
             self._bucket.write(self._journal.path.read_bytes(), JOURNAL)
 
     def close(self, seconds: float) -> str:
-        """Bring everything to its place, waiting so long at most; returns one line on what did not get there, or ""."""
-        self.save()
+        """Bring everything to its place, waiting so long at most; returns one line on what did not get there, or "".
+
+        Raises:
+            Exception: what a database refused.
+        """
         if self._journal is not None:
             self._journal.close()
+            self.save()
         if self._mirror is None:
             return ""
-        done = self._mirror.flush(seconds)
-        left, trouble = self._mirror.waiting, self._mirror.trouble
-        self._mirror.close()
-        return "" if done else f"{left} writes are not in it yet" + (f", {trouble}" if trouble else "")
+        try:
+            done = self._mirror.flush(seconds)
+            left, trouble = self._mirror.waiting, self._mirror.trouble
+        finally:
+            self._mirror.close()
+        return "" if done else f"{left} changes are not in it yet" + (f", {trouble}" if trouble else "")
 
 
 def open_storage(spec: str | None, run: Location) -> StudyStorage:
@@ -89,9 +107,10 @@ def open_storage(spec: str | None, run: Location) -> StudyStorage:
 def hide_password(spec: str) -> str:
     """A storage's URL as it may be shown."""
     try:
-        return sqlalchemy.make_url(spec).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return spec
+        shown = sqlalchemy.make_url(spec).render_as_string(hide_password=True)
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # it may hold one all the same
+        shown = re.sub(r"(://[^:/@]*):.*@", r"\1:***@", spec)
+    return re.sub(r"([?&]password)=[^&]*", r"\1=***", shown)
 
 
 def _database(spec: str) -> optuna.storages.RDBStorage:
@@ -100,28 +119,37 @@ def _database(spec: str) -> optuna.storages.RDBStorage:
         url = sqlalchemy.make_url(spec)
         if url.drivername in ("postgresql", "postgres"):
             url = url.set(drivername="postgresql+psycopg")
-        # A dead connection is found before it is used, and an unreachable server in seconds.
-        patience = {} if url.drivername.startswith("sqlite") else {"connect_timeout": _CONNECT_SECONDS}
-        return optuna.storages.RDBStorage(
-            url.render_as_string(hide_password=False),
-            engine_kwargs={"pool_pre_ping": True, "connect_args": patience},
-        )
-    except sqlalchemy.exc.ArgumentError:
-        raise InputError(
-            f"storage: {shown!r} is no URL of a database; write e.g. postgresql://user@host/name"
-        ) from None
+        driver = url.get_dialect().driver
     except sqlalchemy.exc.NoSuchModuleError:
         raise InputError(
             f"storage: nobody knows the kind of database of {shown!r}; take postgresql or sqlite"
         ) from None
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise InputError(
+            f"storage: {shown!r} is no URL of a database; write e.g. postgresql://user@host/name"
+        ) from None
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError(f"storage: {shown!r} keeps nothing; give a file, sqlite:///FILE")
+    try:
+        return optuna.storages.RDBStorage(
+            url.render_as_string(hide_password=False),
+            # What the URL says itself goes first. A connection that died unseen is replaced before it is used.
+            engine_kwargs={
+                "pool_pre_ping": True,
+                "connect_args": {k: v for k, v in _PATIENCE.get(driver, {}).items() if k not in url.query},
+            },
+        )
     except ImportError as error:
-        if url.drivername.startswith("postgresql"):
-            mend = "pip install 'shiftlab[postgresql]'"
-        else:
-            mend = f"install the driver of {url.drivername}"
-        raise InputError(f"storage: {shown!r} needs a driver that is missing ({error.name}); {mend}") from None
-    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
-        why = " ".join(str(error.orig).split())[:200]
+        mend = "pip install 'shiftlab[postgresql]'" if driver == "psycopg" else f"install the driver {driver}"
+        raise InputError(
+            f"storage: {shown!r} needs a driver that is missing ({error.__cause__ or error}); {mend}"
+        ) from None
+    except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        why = " ".join(str(getattr(cause, "orig", cause)).split())[:200]
         raise InputError(f"storage: cannot open {shown!r} ({why}); start the server, or mend the URL") from None
     except RuntimeError as error:
-        raise InputError(f"storage: {shown!r}: {' '.join(str(error).split())}; run `optuna storage upgrade`") from None
+        mend = f"back it up, then run `optuna storage upgrade --storage {shown}`"
+        if "storage upgrade" not in str(error):
+            mend = "install the Optuna that made it"
+        raise InputError(f"storage: {shown!r} has the tables of another Optuna; {mend}") from None

@@ -1,11 +1,13 @@
 """Everything a person reads of a run: selection rules, tables, plots and one self-contained HTML page.
 
 `selection.py` says which trial represents a method, `tables.py` turns that into tables, `plots.py` and `page.py` show
-them. All of it is computed from the run's tables (`trials`, `metrics`) and from nothing else.
+them; `certificates.py`, `studies.py` and `papers.py` have a section for what such jobs stored. All of it is computed
+from the run's tables (`trials`, `metrics` and these jobs' own) and from nothing else.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,23 +62,26 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
         Path of report.html.
 
     Raises:
-        InputError: when there is no run, when it holds neither a completed nor a failed trial, or when the files
-            cannot be written.
+        InputError: when there is no run, when it holds neither a completed nor a failed trial nor a study, or when the
+            files cannot be written.
     """
     import pyarrow.compute as pc
 
     from cluster.storage import Location
     from cluster.store import Run
-    from jobs.report import certificates, page, papers, tables
+    from jobs.report import certificates, page, papers, studies, tables
 
     source = Run(run_uri)
     trials, metrics = source.read("trials"), source.read("metrics")
     summary = page.summarise(trials, metrics)
     sections = papers.paper_sections(source.read("claims"), trials, metrics)
-    if not (summary.statuses.get("completed") or summary.statuses.get("failed")):
+    suggested = studies.suggestions(source)
+    if not (summary.statuses.get("completed") or summary.statuses.get("failed") or len(suggested)):
         raise InputError(f"run: {run_uri!r} holds no completed trial yet; report it when its first trial is done")
     certified = certificates.certificate_sections(source)
-    compared = trials.filter(pc.invert(pc.or_(papers.of_papers(trials), certificates.of_certificates(trials))))
+    searched = studies.study_sections(suggested, trials)
+    apart = (papers.of_papers(trials), certificates.of_certificates(trials), studies.of_studies(trials, suggested))
+    compared = trials.filter(pc.invert(functools.reduce(pc.or_, apart)))
     results = tables.results(compared, metrics)
     console = console or _console()
     _print_line(console, f"{run_uri}: {summary.counts}; total records: {summary.records}")
@@ -84,6 +89,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     if len(compared):
         tables.print_tables(console, (*results.tables, *results.averages))
     certificates.print_sections(console, certified)
+    studies.print_sections(console, searched)
     for section in sections:
         words = f"{section.holding} of {len(section.claims)} claims hold"
         _print_line(console, f"{section.title} ({section.scale} scale): {words}")
@@ -92,7 +98,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     files = {
         "tables.csv": tables.to_csv(results.tables),
         "tables.tex": tables.to_latex((*results.tables, *results.averages)),
-        "report.html": page.render(run_uri, compared, results, summary, sections, certified),
+        "report.html": page.render(run_uri, compared, results, summary, sections, certified, searched),
     }
     target = Location.resolve(out)
     try:

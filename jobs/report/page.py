@@ -21,6 +21,7 @@ from jobs.report import plots
 from jobs.report.certificates import CertificateSection
 from jobs.report.papers import PaperSection
 from jobs.report.selection import RULES
+from jobs.report.studies import StudySection
 from jobs.report.tables import Results, dataset_names, method_order
 
 FAILURES_SHOWN = 200
@@ -119,16 +120,18 @@ def render(
     summary: Summary,
     papers: Sequence[PaperSection] = (),
     certificates: Sequence[CertificateSection] = (),
+    studies: Sequence[StudySection] = (),
 ) -> str:
     """Render the page.
 
     Args:
         run_uri: the run as the person named it.
-        trials: rows of the schema TRIALS.
+        trials: rows of the schema TRIALS, those that are compared.
         results: from `tables.results`.
         summary: from `summarise`.
         papers: from `paper_sections`.
         certificates: from `certificate_sections`.
+        studies: from `study_sections`.
 
     Returns:
         HTML that needs no network and no other file; tables are readable without JavaScript.
@@ -157,6 +160,7 @@ def render(
         summary=summary,
         papers=papers,
         certificates=certificates,
+        studies=studies,
         rules=[(rule, [t for t in (*results.tables, *results.averages) if t.rule is rule]) for rule in RULES],
         groups=groups,
         times=[p for group, title in results.titles.items() for p in plots.trial_times(trials, group, title, styles)],

@@ -1,7 +1,8 @@
 """The plots of a report: small inline SVGs that take the page's font and text colour, one panel a figure.
 
 Every method has one colour and line style on the whole page (Okabe-Ito's palette, safe for colour-blind readers).
-Figures are drawn with matplotlib's objects alone: no pyplot, so nothing global is left behind.
+Figures are drawn with matplotlib's objects alone: no pyplot, so nothing global is left behind. Optuna's figures need
+pyplot; they borrow it (`borrowed_pyplot`), and it is handed back as it was.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import io
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from statistics import fmean, median
@@ -281,6 +283,37 @@ def inline_figure(make: Callable[[], Sequence[Any]]) -> list[tuple[Plot, str]]:
             svg = svg.replace("<svg ", f'<svg style="max-width: {7 * named.figure.get_figwidth():g}rem" ', 1)
             drawn.append((Plot(named.title, svg), named.caption))
     return drawn
+
+
+@contextmanager
+def borrowed_pyplot() -> Iterator[None]:
+    """Lend pyplot to a library that draws with it, off screen and in the page's look, and leave nothing of it behind.
+
+    Open figures of others, settings and the choice of a backend (that none is chosen yet, too) are as before
+    afterwards; what was opened meanwhile is closed. Text is shown as it is: a "$" in a name begins no formula.
+    """
+    import matplotlib
+    import matplotlib.style
+    from matplotlib import pyplot
+
+    # rc_context leaves the backend out, and pyplot.switch_backend cannot go back to "none chosen yet", nor to one that
+    # cannot be loaded here (MPLBACKEND of a desktop in a job).
+    both: tuple[Any, Any] = (matplotlib.rcParams, matplotlib.rcParamsDefault)
+    chosen, loaded = [rc._get("backend") for rc in both], pyplot._backend_mod
+    library: Any = matplotlib.style.library
+    opened, ggplot = pyplot.get_fignums(), library["ggplot"]
+    with matplotlib.rc_context({**_RC, "text.parse_math": False, "figure.max_open_warning": 0}):
+        try:
+            pyplot.switch_backend("agg")
+            library["ggplot"] = _RC  # the style that Optuna asks for while it draws
+            yield
+        finally:
+            for number in set(pyplot.get_fignums()) - set(opened):
+                pyplot.close(number)
+            library["ggplot"] = ggplot
+            for rc, backend in zip(both, chosen, strict=True):
+                rc._set("backend", backend)
+            pyplot._backend_mod = loaded
 
 
 def _inline(svg: str, key: str, title: str, description: str) -> str:

@@ -19,7 +19,9 @@ import yaml
 from optuna.trial import TrialState
 
 from cluster.store import Run
+from jobs.command import command_line
 from jobs.train import main as train
+from jobs.tune import Tune
 from jobs.tune import main as tune
 from tuning.tables import SUGGESTIONS
 
@@ -366,3 +368,9 @@ def test_a_study_of_another_space_under_the_same_name_is_refused(tmp_path, capsy
     assert "give another --study" in error
     assert tune([*WORDS, *words, "--steps=25"]) == 2
     assert "'mine' is about something else (steps: 20 there, 25 here)" in capsys.readouterr().err
+
+
+def test_a_password_is_not_shown_in_the_command_that_resumes():
+    options = Tune("ERM", "D", "run", storage="postgresql://me:hush@host/db")
+    assert "hush" not in command_line("shiftlab tune", options)
+    assert "postgresql://me:PASSWORD@host/db" in command_line("shiftlab tune", options)

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import optuna
 import psutil
+import pytest
 from optuna.trial import TrialState
 
 from cluster.store import Run
 from jobs.objectives import EvaluationObjective
+from tests.tuning.postgres import postgresql
 from tuning.tables import SUGGESTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +26,9 @@ WORDS = ["--method=ERM", "--dataset=GaussianSEM:n=200", "--steps=60", "--checkpo
 STUDY = re.compile(r"^(.*): (.*)$", re.MULTILINE)
 
 
-def start(run, *words, trials=TRIALS):
-    command = [sys.executable, "-m", "jobs.tune", *WORDS, f"--trials={trials}", f"--run={run}", "--workers=2", *words]
+def start(run, *words, trials=TRIALS, workers=2):
+    words = [f"--trials={trials}", f"--run={run}", f"--workers={workers}", *words]
+    command = [sys.executable, "-m", "jobs.tune", *WORDS, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -103,11 +106,10 @@ def test_killed_workers_cost_only_what_they_were_doing(tmp_path):
 
 
 def test_a_killed_driver_goes_on_where_it_was(tmp_path):
-    for done in (5, 15):
-        process = start(tmp_path)
-        wait_for(process, tmp_path, done)
-        process.kill()
-        process.communicate()
+    process = start(tmp_path)
+    wait_for(process, tmp_path, 5)
+    process.kill()
+    process.communicate()
     states = Counter(t.state for t in load(journal(tmp_path)).trials)
     assert states[TrialState.RUNNING] >= 1  # what Optuna alone would leave for ever
     out, err = finish(start(tmp_path))
@@ -117,22 +119,22 @@ def test_a_killed_driver_goes_on_where_it_was(tmp_path):
 
 
 def test_a_stopped_search_leaves_nothing_running(tmp_path):
-    process = start(tmp_path)
+    process = start(tmp_path, workers=0)
     wait_for(process, tmp_path, 5)
     process.send_signal(signal.SIGINT)
     _, err = finish(process, 130)
     assert re.search(rf"stopped: \d+ of {TRIALS} trials are stored; resume with\n  shiftlab tune ", err), err
     assert TrialState.RUNNING not in {t.state for t in load(journal(tmp_path)).trials}
-    finish(start(tmp_path))
+    finish(start(tmp_path, workers=0))
     check(tmp_path, load(journal(tmp_path)))
 
 
 def test_a_lost_journal_is_made_anew_from_the_run(tmp_path):
-    process = start(tmp_path, trials=12)
+    process = start(tmp_path, trials=12, workers=0)
     finish(process)
     before = load(journal(tmp_path)).trials
     Path(tmp_path, "study.journal").unlink()
-    _, err = finish(start(tmp_path, trials=14))
+    _, err = finish(start(tmp_path, trials=14, workers=0))
     assert "12 put back into the study from the run" in err
     after = load(journal(tmp_path))
     assert [(t.params, t.values, t.intermediate_values) for t in after.trials[:12]] == [
@@ -142,9 +144,46 @@ def test_a_lost_journal_is_made_anew_from_the_run(tmp_path):
 
 
 def test_two_drivers_do_not_search_in_one_study(tmp_path):
-    process = start(tmp_path, trials=400)
+    process = start(tmp_path, trials=400, workers=0)
     wait_for(process, tmp_path, 1)
-    _, err = finish(start(tmp_path), 2)
+    _, err = finish(start(tmp_path, workers=0), 2)
     assert f"is being searched by process {process.pid} on " in err
     process.kill()
     process.communicate()
+
+
+@pytest.mark.slow
+def test_a_database_that_is_down_for_20_seconds_stalls_and_loses_nothing(tmp_path):
+    trials = 70
+    with postgresql() as server:
+        url = server.url
+        words = [f"--storage={url}", "--steps=300", "--checkpoint_every=30", "--pruner=none"]
+        process = start(tmp_path, *words, trials=trials)
+        wait_for(process, tmp_path, 10)
+        server.stop_hard()
+        before = Run(str(tmp_path)).read("suggestions", SUGGESTIONS).num_rows
+        time.sleep(20)
+        during = Run(str(tmp_path)).read("suggestions", SUGGESTIONS).num_rows - before
+        assert process.poll() is None, "the search must outlast the outage for this test to say anything"
+        server.start()
+        _, err = finish(process)
+        print(f"{during} suggestions ended while the database was down")
+        assert during > 20
+        assert "storage does not answer since" in err
+        check(tmp_path, load(optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))), trials)
+
+
+@pytest.mark.slow
+def test_a_driver_that_is_killed_while_the_database_is_down_loses_nothing(tmp_path):
+    with postgresql() as server:
+        url = server.url
+        process = start(tmp_path, f"--storage={url}")
+        wait_for(process, tmp_path, 5)
+        server.stop_hard()
+        wait_for(process, tmp_path, 15)
+        process.kill()
+        process.communicate()
+        server.start()
+        out, err = finish(start(tmp_path, f"--storage={url}"))
+        assert re.search(r"\d+ put back into the study from the run", err), err
+        check(tmp_path, load(optuna.storages.RDBStorage(url.replace("postgresql://", "postgresql+psycopg://"))))

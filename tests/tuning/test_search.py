@@ -359,6 +359,24 @@ def test_a_storage_that_lost_its_end_is_filled_from_the_run():
         assert trials[number].datetime_start == whole.study.trials[number].datetime_start
 
 
+def test_what_the_run_knows_better_is_told():
+    """As when a mirror is cut off in the middle of a trial: the storage has it running, without its last parameter."""
+    whole = make_search(1)
+    run(whole)
+    (row,) = as_dicts(whole.rows())
+    storage = optuna.storages.InMemoryStorage()
+    part = make_search(1, storage=storage)
+    part.study.ask().suggest_float("x", -5, 5)
+    part.study._storage.get_trial(0).params["x"] = whole.study.trials[0].params["x"]
+    again = make_search(2, storage=storage, rows=[row])
+    assert str(again.recovered) == "1 already measured, now told"
+    assert again.rows() == []  # its row is there
+    ours, theirs = again.study.trials[0], whole.study.trials[0]
+    assert (ours.state, ours.values, ours.params) == (theirs.state, theirs.values, theirs.params)
+    assert ours.intermediate_values == theirs.intermediate_values
+    assert len(run(again)) == 1
+
+
 def test_rows_that_the_run_lacks_are_written_from_the_study():
     storage = optuna.storages.InMemoryStorage()
     search = make_search(3, storage=storage)
