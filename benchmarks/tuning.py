@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import io
 import json
 import logging
 import os
@@ -33,6 +35,7 @@ from cluster.storage import Location
 from cluster.store import Store
 from cluster.trial import Scalar, Trial
 from cluster.worker import Report, Tables, Task
+from jobs.launch import SEARCH_BATCH
 from jobs.search_plan import SearchPlan
 from tuning.samplers import build_pruner, build_sampler
 from tuning.search import Ended, Search
@@ -120,7 +123,7 @@ def ours(ray: ModuleType, count: int, seconds: float, seed: int) -> tuple[float,
             storage = open_storage(None, Location.resolve(f"{folder}/run"))
             search = make_search(storage.optuna, box([(0, 1)] * DIMENSIONS), count, seed)
             plan = SearchPlan([search], storage, None, lambda workers: 1)
-            settings = Settings(WORKERS, max_batch=1)
+            settings = Settings(WORKERS, max_batch=SEARCH_BATCH)
             for batch, _ in execute(
                 plan.units(WORKERS), setup, (seconds,), settings=settings, stop=stop, ray=ray, decide=plan.decide
             ):
@@ -140,8 +143,15 @@ def tune_space(trial: optuna.Trial) -> None:
         trial.suggest_float(f"x{i}", 0, 1)
 
 
-def ray_tune(count: int, seconds: float) -> float:
-    """Trials per second of Ray Tune with OptunaSearch, from its first trial's start to its last trial's start."""
+def ray_tune(count: int, seconds: float, *, reuse: bool, stripped: bool) -> float:
+    """Trials per second of Ray Tune with OptunaSearch, from its first trial's start to its last trial's start.
+
+    Args:
+        count: trials.
+        seconds: that each sleeps.
+        reuse: whether actors are reused.
+        stripped: whether it writes no CSV, JSON and TensorBoard files and no snapshots: no result of a trial is kept then.
+    """
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
@@ -150,7 +160,12 @@ def ray_tune(count: int, seconds: float) -> float:
         time.sleep(seconds)
         return {"value": sum((v - 0.3) ** 2 for v in config.values()), "started": started}
 
-    with tempfile.TemporaryDirectory() as folder:
+    for name, value in TUNE_ENVIRONMENT.items():
+        if stripped:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         results = tune.Tuner(
             tune.with_resources(objective, {"cpu": 1}),
             tune_config=tune.TuneConfig(
@@ -159,9 +174,11 @@ def ray_tune(count: int, seconds: float) -> float:
                 ),
                 num_samples=count,
                 max_concurrent_trials=WORKERS,
-                reuse_actors=True,
+                reuse_actors=reuse,
             ),
-            run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[]),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=folder, **({"verbose": 0, "callbacks": []} if stripped else {"verbose": 0})
+            ),
         ).fit()
         if len(results) != count or results.errors:
             raise RuntimeError(f"Ray Tune ended {len(results)} of {count} trials, {len(results.errors)} with errors")
@@ -187,7 +204,7 @@ def plain_optuna(count: int, seconds: float) -> float:
 
 def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
     """Measure trials per second and busy workers, ours and the peers in turn."""
-    count, tuned, rounds = (200, 10, 1) if quick else (400, 30, 3)
+    count, tuned, rounds = (200, 6, 1) if quick else (400, 12, 3)
     shares: list[float] = []
 
     def sleepy() -> float:
@@ -196,14 +213,16 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
         return rate
 
     ours(ray, 20, 0, 0)
-    ray_tune(4, 0)
+    ray_tune(4, 0, reuse=True, stripped=True)
     taken = alternate(
         {
             "ours": lambda: ours(ray, count, 0, 0)[0],
-            "tune": lambda: ray_tune(tuned, 0),
+            "tune": lambda: ray_tune(tuned, 0, reuse=False, stripped=False),
+            "reused": lambda: ray_tune(tuned, 0, reuse=True, stripped=False),
+            "stripped": lambda: ray_tune(10 * tuned, 0, reuse=True, stripped=True),
             "plain": lambda: plain_optuna(count, 0),
             "ours_50": sleepy,
-            "tune_50": lambda: ray_tune(tuned, SLEEP_SECONDS),
+            "tune_50": lambda: ray_tune(tuned, SLEEP_SECONDS, reuse=False, stripped=False),
             "plain_50": lambda: plain_optuna(count // 2, SLEEP_SECONDS),
         },
         rounds,
@@ -211,6 +230,8 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
     share = statistics.median(shares)
     figures = [
         ratio("tuning_vs_ray_tune_trivial", taken["ours"], taken["tune"], 100),
+        ratio("tuning_vs_ray_tune_reusing_actors", taken["ours"], taken["reused"], 100),
+        ratio("tuning_vs_ray_tune_keeping_nothing", taken["ours"], taken["stripped"], None),
         ratio("tuning_vs_plain_optuna_trivial", taken["ours"], taken["plain"], None),
         ratio("tuning_vs_ray_tune_50_ms", taken["ours_50"], taken["tune_50"], None),
         ratio("tuning_vs_plain_optuna_50_ms", taken["ours_50"], taken["plain_50"], None),
@@ -219,7 +240,8 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
     notes = [
         f"trials per second, TPE on {DIMENSIONS} numbers, {WORKERS} workers; ours: {count} trivial, {count // 2} of 50 ms a "
         "round, from the first trial's start, study journal and all tables written",
-        f"Ray Tune with OptunaSearch: {tuned} trials a round, function trainable, reuse_actors, no callbacks",
+        f"Ray Tune with OptunaSearch, function trainable, {tuned} trials a round: as it comes; with reuse_actors=True; and "
+        f"({10 * tuned} trials) with that, no callbacks and {', '.join(TUNE_ENVIRONMENT)}, when it keeps no result of a trial",
         f"plain Optuna: {WORKERS} processes, study.optimize on one JournalFileBackend, its own fsync",
         "busy: seconds in trials over workers times wall time",
     ]
@@ -407,7 +429,6 @@ def scale(quick: bool) -> tuple[list[Figure], list[str]]:
 def main() -> int:
     quick = quick_asked(__doc__)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.update(TUNE_ENVIRONMENT)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="optuna.*")
     with quiet_optuna():

@@ -56,6 +56,9 @@ class AdaptivePlan(Protocol):
 
 
 _LARGEST_PACK = 32
+SEARCH_BATCH = 2
+"""Packs that a search sends in one call where they are short: more would be asked for before the answers are known that
+they should depend on, fewer leave workers of 50 ms trials idle for a tenth of the time."""
 
 
 @dataclass(kw_only=True)
@@ -274,8 +277,7 @@ class _Launch:
             return counts
         workers, ray = self._connect(stack)
         workers = min(workers, counts.total - counts.done)
-        # Batches would be asked for before the answers are known that they should depend on.
-        settings = self._settings(workers, max_batch=1, acknowledge=self.work.acknowledge)
+        settings = self._settings(workers, max_batch=SEARCH_BATCH, acknowledge=self.work.acknowledge)
         units, about, setup, shared = search.units(max(1, workers)), versions(), self.work.setup, self.work.shared
         with (
             PlanProgress("trials", counts.total, counts.done, counts.failed) as progress,

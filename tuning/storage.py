@@ -46,16 +46,21 @@ class StudyStorage:
         self.optuna: optuna.storages.BaseStorage = storage
         self._mirror = storage if isinstance(storage, MirroredStorage) else None
         self._journal, self._bucket = journal, bucket
+        self._not_copied: str | None = None
 
     @property
     def trouble(self) -> str | None:
-        """One line if a database does not answer at present."""
-        return None if self._mirror is None else self._mirror.trouble
+        """One line if a database or bucket does not answer at present."""
+        return self._not_copied if self._mirror is None else self._mirror.trouble
 
     def save(self) -> None:
-        """Copy a journal to its bucket."""
+        """Copy a journal to its bucket; what goes wrong there is `trouble` until the next copy."""
         if self._journal is not None and self._bucket is not None:
-            self._bucket.write(self._journal.path.read_bytes(), JOURNAL)
+            try:
+                self._bucket.write(self._journal.path.read_bytes(), JOURNAL)
+                self._not_copied = None
+            except OSError as error:
+                self._not_copied = f"the bucket does not take {JOURNAL} ({' '.join(str(error).split())[:80]})"
 
     def close(self, seconds: float) -> str:
         """Bring everything to its place, waiting so long at most; returns one line on what did not get there, or "".
@@ -67,7 +72,7 @@ class StudyStorage:
             self._journal.close()
             self.save()
         if self._mirror is None:
-            return ""
+            return self._not_copied or ""
         try:
             done = self._mirror.flush(seconds)
             left, trouble = self._mirror.waiting, self._mirror.trouble

@@ -440,3 +440,19 @@ def test_the_journal_of_a_bucket_goes_on_on_another_machine(tmp_path, monkeypatc
         run_trial(study)
         assert storage.close(1) == ""
     assert len(load_journal(tmp_path / "run" / "study.journal")) == 6
+
+
+def test_a_bucket_that_takes_nothing_is_trouble_and_no_end(tmp_path, monkeypatch):
+    bucket = Location("s3://bucket/run", pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem()), "run")
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    storage = open_storage(None, bucket)
+    run_trial(create(storage.optuna))
+    (tmp_path / "run").rename(tmp_path / "away")
+    storage.save()
+    assert "the bucket does not take study.journal" in storage.trouble
+    (tmp_path / "away").rename(tmp_path / "run")
+    storage.save()
+    assert storage.trouble is None
+    assert len(load_journal(tmp_path / "run" / "study.journal")) == 1
+    assert storage.close(1) == ""
