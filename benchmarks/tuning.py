@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from cluster.trial import Scalar, Trial
 from cluster.worker import Report, Tables, Task
 from jobs.launch import SEARCH_BATCH
 from jobs.search_plan import SearchPlan
+from tuning.journal import OwnedJournal
 from tuning.samplers import build_pruner, build_sampler
 from tuning.search import Ended, Search
 from tuning.search_space import Space, build_space
@@ -60,6 +62,18 @@ def objective(trial):
     return sum((v - 0.3) ** 2 for v in values)
 
 study.optimize(objective, n_trials=count)
+"""
+
+
+PROXIED = PLAIN.replace(
+    "optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(path))",
+    "optuna.storages.GrpcStorageProxy(host='127.0.0.1', port=int(path))",
+)
+PROXY = """
+import optuna, sys
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(sys.argv[1]))
+optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=int(sys.argv[2]))
 """
 
 
@@ -186,11 +200,26 @@ def ray_tune(count: int, seconds: float, *, reuse: bool, stripped: bool) -> floa
     return (count - 1) / (started[-1] - started[0])
 
 
-def plain_optuna(count: int, seconds: float) -> float:
-    """Trials per second of two processes with study.optimize on one journal file, from the first start to the last end."""
-    with tempfile.TemporaryDirectory() as folder:
+def plain_optuna(count: int, seconds: float, proxy: bool = False) -> float:
+    """Trials per second of two processes with study.optimize on one journal file, from the first start to the last end.
+
+    Args:
+        count: trials.
+        seconds: that each sleeps.
+        proxy: whether the processes reach the journal through Optuna's gRPC proxy.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = f"{folder}/journal"
         arguments = [sys.executable, "-c", PLAIN, path, str(count // WORKERS), str(seconds)]
+        if proxy:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = str(probe.getsockname()[1])
+            server = subprocess.Popen([sys.executable, "-c", PROXY, path, port])
+            stack.callback(server.wait)
+            stack.callback(server.kill)
+            time.sleep(3)
+            arguments[2:4] = [PROXIED, port]
         processes = [subprocess.Popen([*arguments, str(seed)]) for seed in range(WORKERS)]
         if any(process.wait() for process in processes):
             raise RuntimeError("a process of plain Optuna failed")
@@ -200,6 +229,53 @@ def plain_optuna(count: int, seconds: float) -> float:
     began = max(trials[0].datetime_start, sorted(t.datetime_start for t in trials)[1])  # type: ignore[type-var]
     ended = [t.datetime_complete for t in trials if t.datetime_complete and t.datetime_complete > began]  # type: ignore[operator]
     return len(ended) / (max(ended) - began).total_seconds()  # type: ignore[operator]
+
+
+class StudyActor:
+    """A study in an actor of its own: what workers ask and tell, a call each."""
+
+    def __init__(self, path: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = optuna.storages.JournalStorage(OwnedJournal(path))
+        self._search = make_search(storage, box([(0, 1)] * DIMENSIONS), 1_000_000, 0)
+
+    def ask(self) -> Trial | None:
+        """Give a trial."""
+        return self._search.next()
+
+    def tell(self, trial: Trial, value: float) -> None:
+        """Take its value."""
+        self._search.take(trial, Ended("completed", [(1, "", "out", "value", value)], 0.0))
+
+
+class Asking:
+    """A worker that asks a study actor for its trials."""
+
+    def ready(self) -> None:
+        """Return when it is up."""
+
+    def work(self, study: Any, count: int) -> None:
+        """Run trials."""
+        import ray
+
+        for _ in range(count):
+            trial = ray.get(study.ask.remote())
+            values = json.loads(trial.hyperparameters).values()
+            ray.get(study.tell.remote(trial, sum((v - 0.3) ** 2 for v in values)))
+
+
+def study_actor(ray: ModuleType, count: int) -> float:
+    """Trials per second of workers that ask an actor, which keeps the same journal; no tables are written."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = ray.remote(num_cpus=0)(StudyActor).remote(f"{folder}/journal")
+        workers = [ray.remote(num_cpus=0)(Asking).remote() for _ in range(WORKERS)]
+        ray.get([worker.ready.remote() for worker in workers] + [study.ask.remote()])
+        began = time.time()
+        ray.get([worker.work.remote(study, count // WORKERS) for worker in workers])
+        seconds = time.time() - began
+        for actor in (*workers, study):
+            ray.kill(actor)
+    return count / seconds
 
 
 def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
@@ -221,6 +297,8 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
             "reused": lambda: ray_tune(tuned, 0, reuse=True, stripped=False),
             "stripped": lambda: ray_tune(10 * tuned, 0, reuse=True, stripped=True),
             "plain": lambda: plain_optuna(count, 0),
+            "proxy": lambda: plain_optuna(count, 0, proxy=True),
+            "actor": lambda: study_actor(ray, count),
             "ours_50": sleepy,
             "tune_50": lambda: ray_tune(tuned, SLEEP_SECONDS, reuse=False, stripped=False),
             "plain_50": lambda: plain_optuna(count // 2, SLEEP_SECONDS),
@@ -233,6 +311,8 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
         ratio("tuning_vs_ray_tune_reusing_actors", taken["ours"], taken["reused"], 100),
         ratio("tuning_vs_ray_tune_keeping_nothing", taken["ours"], taken["stripped"], None),
         ratio("tuning_vs_plain_optuna_trivial", taken["ours"], taken["plain"], None),
+        ratio("tuning_driver_vs_grpc_proxy", taken["ours"], taken["proxy"], None),
+        ratio("tuning_driver_vs_study_actor", taken["ours"], taken["actor"], None),
         ratio("tuning_vs_ray_tune_50_ms", taken["ours_50"], taken["tune_50"], None),
         ratio("tuning_vs_plain_optuna_50_ms", taken["ours_50"], taken["plain_50"], None),
         Figure("tuning_busy_workers_50_ms", share, "of time", 0.95, share, 1.0),
@@ -243,6 +323,8 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
         f"Ray Tune with OptunaSearch, function trainable, {tuned} trials a round: as it comes; with reuse_actors=True; and "
         f"({10 * tuned} trials) with that, no callbacks and {', '.join(TUNE_ENVIRONMENT)}, when it keeps no result of a trial",
         f"plain Optuna: {WORKERS} processes, study.optimize on one JournalFileBackend, its own fsync",
+        "gRPC proxy: the same two processes through optuna.storages.run_grpc_proxy_server over a journal",
+        "study actor: our search in a Ray actor with our journal, two workers that ask it; it writes no tables, ours does",
         "busy: seconds in trials over workers times wall time",
     ]
     return figures, notes

@@ -135,7 +135,9 @@ class Search:
         self._exhausted = False
         self.recovered = Recovered()
         self.completed = self.pruned = self.failed = 0
-        self._recover({row["number"]: row for row in rows}, retry_failed)
+        # Of several rows for one number (a launch was killed between study and run) a complete one counts.
+        known = sorted(rows, key=lambda row: row["state"] == "complete")
+        self._recover({row["number"]: row for row in known}, retry_failed)
         if convergence is not None and self.finished:
             convergence.consider(study, self.finished)
             convergence.wait()

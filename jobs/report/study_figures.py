@@ -77,7 +77,9 @@ class _Drawer:
         self.bare = self._study_of([_bare(t) for t in self.trials])
         self.missing: list[str] = []
         if not self.complete:
-            self.missing.append("No trial is complete, so there is no history, importance or slice to draw.")
+            self.missing.append(
+                "No trial is complete with a finite score, so there is no history, importance or slice to draw."
+            )
         self.importances = [self._importances(i) for i in range(len(objectives))]
         first = self.importances[0]
         self.parameters = sorted(_had(parameters, self.complete), key=lambda name: -first.get(name, 0.0))

@@ -116,6 +116,15 @@ def dots(svg, colour):
     return len(re.findall(rf'<use [^>]*style="fill: {colour}', svg))
 
 
+def heights(svg, colour):
+    """Values of the dots of a colour in the axes' unit, from left to right."""
+    ticks = re.findall(r'ytick_\d+">.*?<use [^>]*y="([\d.]+)".*?<text[^>]*>([^<]*)</text>', svg, re.DOTALL)
+    (low, first), *_, (high, last) = [(float(y), float(text.replace("−", "-"))) for y, text in ticks]
+    found = re.findall(rf'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: {colour}', svg)
+    points = sorted((float(x), first + (float(y) - low) * (last - first) / (high - low)) for x, y in found)
+    return [value for x, value in points]
+
+
 def comparable(trial):
     length = trial.datetime_complete - trial.datetime_start
     return trial.number, trial.state, trial.values, trial.params, trial.distributions, trial.intermediate_values, length
@@ -247,7 +256,11 @@ def test_several_objectives_show_the_pareto_front_and_figures_of_each():
     ]
     assert dots(drawn["Pareto front"], "#d62728") == len(front) + 1  # one in the legend
     assert dots(drawn["Pareto front"], "#1f77b4") == 40 - len(front) + 1
-    assert dots(drawn["history of seconds"], "#1f77b4") == 40
+    for i, name in enumerate(("worst", "seconds")):
+        values = [t.values[i] for t in study.trials]
+        assert heights(drawn[f"history of {name}"], "#1f77b4") == pytest.approx(
+            values, abs=1e-3 * max(map(abs, values))
+        )
     assert [t for t in drawn if " against " in t] == [
         f"{name} against {p}" for name in ("worst", "seconds") for p in sliced(drawn)
     ]
@@ -274,7 +287,7 @@ def test_importances_are_optunas_and_point_to_what_matters_whichever_way_is_bett
     assert list(found) == list(expected)
     assert next(iter(found)) == "lr"
     assert found["lr"] == f"{expected['lr']:.2f}"
-    assert sliced(drawn)[0] == "lr"
+    assert sliced(drawn) == list(expected)
     # Minimised and maximised, alone or beside another objective, the same trials are the best.
     both = search(lambda trial: (score(trial), -score_again(trial)), 120, ["maximize", "minimize"])
     drawn = figures(section(rows_of(both, ["validation", "validation-loss"])))
@@ -334,6 +347,13 @@ def test_odd_studies_are_drawn_as_far_as_can_be(objective, trials, note):
     assert "parallel coordinates" in drawn
     assert ("importances for validation" in drawn) == (note is None)
     assert note is None or any(note in text for text in found.notes)
+
+
+def test_scores_that_are_all_infinite_leave_the_timeline():
+    found = section(rows_of(search(lambda trial: math.copysign(math.inf, score(trial)), 9)))
+    assert list(figures(found)) == ["timeline"]
+    assert any("No trial is complete with a finite score" in note for note in found.notes)
+    assert "best validation inf" in found.counts
 
 
 def test_a_run_of_failed_and_pruned_suggestions_alone_is_reported(tmp_path, capsys):
@@ -412,14 +432,15 @@ def test_the_terminal_shows_the_best_five_of_every_study(tmp_path):
 def test_hostile_names_are_shown_as_text(tmp_path):
     def objective(trial):
         x = trial.suggest_float("<script>alert(1)</script>", 0, 1)
-        return x + len(trial.suggest_categorical("$x^{", ["$y_{", "[red]b[/red]", "<b>"]))
+        return x + len(trial.suggest_categorical("$x^{$", ["$y_{$", "[red]b[/red]", "<b>"]))
 
     study = search(objective, 12, name="$s^{ <i>[red]x[/red]")
-    text, html = report(save(tmp_path / "run", rows_of(study, ["$o_{<u>"])))
+    text, html = report(save(tmp_path / "run", rows_of(study, ["$o_{$<u>"])))
     assert "[red]x[/red]: 12 complete" in text
     assert "<script>alert" not in html
     assert "<u>" not in html
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;</text>" in html
+    for name in ("&lt;script&gt;alert(1)&lt;/script&gt;", "$x^{$", "$o_{$&lt;u&gt;"):
+        assert f">{name}</text>" in html
 
 
 def test_a_large_study_is_light_and_more_pareto_ranks_than_optuna_can_colour_are_no_obstacle():
@@ -464,6 +485,7 @@ def test_nothing_of_pyplot_optuna_or_warnings_stays(tmp_path, capfd):
         write_report(run, console=Console(file=io.StringIO()))
     assert [str(w.message) for w in warned if w.category is not DeprecationWarning] == []
     assert settings() == before
+    assert matplotlib.style.library["ggplot"]["axes.facecolor"] == "#E5E5E5"
     assert matplotlib.get_backend() == "svg"
     assert pyplot.get_fignums() == [mine.number]
     assert pyplot.gcf() is mine

@@ -114,7 +114,7 @@ def test_ctrl_c_stops_following_not_the_job(ray_head, project):
         if line.startswith("arguments"):
             break
     process.send_signal(signal.SIGINT)
-    code, _, err = outcome(process, timeout=15)
+    code, _, err = outcome(process, timeout=60)
     assert code == 130
     assert "job long keeps running" in err
     assert f"ray job logs long --follow --address {ray_head.dashboard}" in err
