@@ -94,6 +94,24 @@ class Execution:
         if (self.workers or 0) < 0 or self.gpus_per_worker < 0:
             raise InputError("workers and gpus_per_worker: give 0 or more")
 
+    def require(self, least: Mapping[str, int], above_zero: Sequence[str] = ()) -> None:
+        """Check numbers among the options.
+
+        Args:
+            least: by option, its smallest value.
+            above_zero: options that are null or above 0.
+
+        Raises:
+            InputError: for the first that is too small.
+        """
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise InputError(f"{name}: {getattr(self, name)} is too small; give {smallest} or more")
+        for name in above_zero:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise InputError(f"{name}: {value} is not above 0; give more, or null")
+
 
 @dataclass(frozen=True)
 class Work:

@@ -54,11 +54,7 @@ class Train(Execution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("seed", 0), ("steps", 1), ("image_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is too small; give {least} or more")
-        if self.checkpoint_every is not None and self.checkpoint_every <= 0:
-            raise InputError(f"checkpoint_every: {self.checkpoint_every} is not above 0; give more, or null")
+        self.require({"seed": 0, "steps": 1, "image_size": 1}, above_zero=("checkpoint_every",))
 
 
 def run(options: Train) -> int:

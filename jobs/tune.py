@@ -89,13 +89,8 @@ class Tune(Execution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("trials", 1), ("seeds", 1), ("seed", 0), ("steps", 1), ("image_size", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}: {getattr(self, name)} is too small; give {least} or more")
-        for name in ("checkpoint_every", "pack"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name}: {value} is not above 0; give more, or null")
+        least = {"trials": 1, "seeds": 1, "seed": 0, "steps": 1, "image_size": 1}
+        self.require(least, above_zero=("checkpoint_every", "pack"))
         if len(self.enqueue) + self.defaults > self.trials:
             raise InputError(
                 f"enqueue: {len(self.enqueue)} points do not fit into {self.trials} trials; give more trials"
