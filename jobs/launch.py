@@ -214,11 +214,17 @@ def launch(
             with stop.interruptible():
                 work = prepare()
                 clock.lap("data")
-            with Store(run, work.schemas) as store:
-                if store.recovered:
-                    note = f"recovered {store.recovered} rows that a launch before this one had not sealed"
-                    print(note, file=sys.stderr)
-                counts = _Launch(prog, options, run, work, store, stop, clock).execute()
+            try:
+                with Store(run, work.schemas) as store:
+                    if store.recovered:
+                        note = f"recovered {store.recovered} rows that a launch before this one had not sealed"
+                        print(note, file=sys.stderr)
+                    counts = _Launch(prog, options, run, work, store, stop, clock).execute()
+            except OSError as error:  # of the tables, or of what a search keeps
+                raise InputError(
+                    f"run: cannot write to {run!r} ({error.strerror or error}); what was stored is kept: "
+                    f"make room and resume with {command_line(prog, options)}"
+                ) from error
         except Interrupted:
             counts = None
         if counts is None or stop.requested:
@@ -395,13 +401,7 @@ class _Launch:
         self._store(rows)
 
     def _store(self, rows: Mapping[str, Sequence[Sequence[Any]]]) -> None:
-        try:
-            self.store.append(rows)
-        except OSError as error:
-            raise InputError(
-                f"run: cannot write to {self.run!r} ({error.strerror or error}); what was stored is kept: "
-                f"make room and resume with {command_line(self.prog, self.options)}"
-            ) from error
+        self.store.append(rows)
 
 
 def _count_stored(counts: Counts, plan: Iterable[Trial], skip: set[str], done: Mapping[str, str]) -> None:
