@@ -13,7 +13,7 @@ from cluster.trial import Scalar, Trial
 from cluster.worker import Setup
 from jobs.objectives import EvaluationObjective, LoggedObjective
 from jobs.sweep import held_out_settings
-from jobs.training import complete, setup, setup_module, shape
+from jobs.training import check_trainable, complete, setup, setup_module, shape
 from lightning_modules.data.catalog import load_dataset
 from lightning_modules.imports import import_folder, is_import_path, source_fingerprint
 
@@ -158,9 +158,7 @@ def _module_subject(spec: str, data: str | None, image_size: int, wait: float, m
 
 
 def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: float, models: str | None) -> Subject:
-    from lightning_modules.domain_generalization.catalog import check_method_network
     from lightning_modules.hyperparameters import conditions, search_space
-    from lightning_modules.networks import check_network
 
     kind: Any = method.Hyperparameters
     identity, folder = dataset.identity, None
@@ -174,13 +172,7 @@ def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: flo
 
     def check(values: Mapping[str, Any], left: int) -> None:
         network = str(complete(method, name, values, dataset.network)["network"])
-        check_network(network, dataset.input_shape)
-        check_method_network(method, network)
-        if left < method.minimum_environments:
-            raise InputError(
-                f"held_out: {name} trains on {method.minimum_environments} environments or more, a setting leaves "
-                f"{left} of {dataset.name}; hold out fewer"
-            )
+        check_trainable(method, name, network, dataset, left)
 
     return Subject(
         method=name,

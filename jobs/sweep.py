@@ -13,7 +13,7 @@ from cluster.errors import InputError
 from cluster.trial import Scalar, Trial
 from jobs.command import command
 from jobs.launch import Execution, Plan, Work, launch
-from jobs.training import complete, setup, shape
+from jobs.training import check_trainable, complete, setup, shape
 from lightning_modules.data.catalog import load_dataset
 from lightning_modules.imports import import_folder, is_import_path
 from tuning.space import draw
@@ -157,9 +157,8 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
         InputError: for hyperparameters that no method has or that leave nothing to draw, and for methods that need
             more training environments than a setting leaves.
     """
-    from lightning_modules.domain_generalization.catalog import check_method_network, find_method
+    from lightning_modules.domain_generalization.catalog import find_method
     from lightning_modules.hyperparameters import build, conditions, search_space
-    from lightning_modules.networks import check_network
 
     methods = {name: find_method(name) for name in options.methods}
     fields = {name: {f.name for f in dataclasses.fields(m.Hyperparameters)} for name, m in methods.items()}
@@ -180,13 +179,7 @@ def _plan(options: Sweep, datasets: Mapping[str, Dataset]) -> Plan:
         for name, method in methods.items():
             network = str(fixed[name].get("network", "auto"))
             network = d.network if network == "auto" else network
-            check_network(network, d.input_shape)
-            check_method_network(method, network)
-            if left < method.minimum_environments:
-                raise InputError(
-                    f"held_out: {name} trains on {method.minimum_environments} environments or more, a setting leaves "
-                    f"{left} of {d.name}; hold out fewer"
-                )
+            check_trainable(method, name, network, d, left)
 
     def values(name: str, number: int, seed: int, network: str) -> dict[str, Scalar]:
         defaults = complete(methods[name], name, fixed[name], network)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cluster.errors import InputError
 from cluster.storage import Location
 from cluster.trial import Scalar, Trial
 from cluster.worker import Channel, Pruned, Task
@@ -204,6 +205,31 @@ def complete(method: type[Method], name: str, values: Mapping[str, Any], network
     if full["network"] == "auto":
         full["network"] = network
     return full
+
+
+def check_trainable(method: type[Method], name: str, network: str, dataset: Dataset, left: int) -> None:
+    """Check that a method can train a network on what a held-out setting leaves of a dataset.
+
+    Args:
+        method: the class.
+        name: of the method.
+        network: linear, mlp or cnn.
+        dataset: the data.
+        left: number of environments that are trained on.
+
+    Raises:
+        InputError: naming the field and the mend, if it cannot.
+    """
+    from lightning_modules.domain_generalization.catalog import check_method_network
+    from lightning_modules.networks import check_network
+
+    check_network(network, dataset.input_shape)
+    check_method_network(method, network)
+    if left < method.minimum_environments:
+        raise InputError(
+            f"held_out: {name} trains on {method.minimum_environments} environments or more, a setting leaves "
+            f"{left} of {dataset.name}; hold out fewer"
+        )
 
 
 def shape(trial: Trial) -> tuple[Any, ...] | None:

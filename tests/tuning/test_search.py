@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import optuna
 import pytest
@@ -241,6 +242,18 @@ def test_failed_suggestions_are_tried_again_when_asked():
     assert [t.state for t in again.study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 3
     assert again.study.trials[3].user_attrs["retry_of"] == 0
     assert make_search(3, storage=storage, retry_failed=True).done  # once
+
+
+def test_a_trial_that_is_tried_again_reports_again_without_a_word():
+    """Its worker died after three evaluations: the second attempt reports them once more."""
+    search = make_search(1)
+    trial = search.next()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for row in [*rows_of(trial)[:3], *rows_of(trial)]:
+            search.decide([Report(trial.trial_id, row[0], [row])])
+        search.take(trial, Ended("completed", rows_of(trial), 1.0))
+    assert search.study.trials[0].intermediate_values == {row[0]: row[4] for row in rows_of(trial)}
 
 
 def test_a_point_that_is_suggested_twice_runs_once():
