@@ -55,4 +55,28 @@ CLAIMS = table_schema(
     ("measured_at", pa.timestamp("us", tz="UTC")),  # of several rows for one claim the latest counts
 )
 
-TABLES: dict[str, pa.Schema] = {"trials": TRIALS, "metrics": METRICS, "claims": CLAIMS}
+EVENTS = table_schema(
+    ("trial_id", pa.string()),  # null where it happened to no trial
+    ("at", pa.timestamp("us", tz="UTC")),
+    ("kind", pa.string()),  # worker_lost, node_lost, resized, corrupted, ...
+    ("step", pa.int64()),
+    ("node", pa.string()),
+    ("detail", pa.string()),
+)
+
+TRAINING = table_schema(  # what a training says of itself while it goes on; of several rows for a step the latest counts
+    ("trial_id", pa.string()),
+    ("at", pa.timestamp("us", tz="UTC")),
+    ("step", pa.int64()),
+    ("workers", pa.int64()),
+    ("metric", pa.string()),
+    ("value", pa.float64()),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "trials": TRIALS,
+    "metrics": METRICS,
+    "claims": CLAIMS,
+    "events": EVENTS,
+    "training": TRAINING,
+}

@@ -47,6 +47,7 @@ class Subject:
         setup: prepares a worker.
         shared: what `setup` takes.
         shape: what trials must share to train as one pack.
+        is_module: whether it is a person's own LightningModule.
     """
 
     method: str
@@ -64,6 +65,7 @@ class Subject:
     setup: Setup
     shared: tuple[Any, ...]
     shape: Callable[[Trial], Hashable] | None
+    is_module: bool = False
 
     def settings(self, words: Sequence[str] | None) -> list[tuple[str, ...]]:
         """Held-out settings from the words of --held_out; null holds out the last environment, "none" nothing.
@@ -90,9 +92,7 @@ class Subject:
         return Trial.create(self.method, self.dataset, list(held_out), self.complete(values), seed, budget)
 
 
-def find_subject(
-    method: str, dataset: str | None, image_size: int, wait: float = 0.0, models: str | None = None
-) -> Subject:
+def find_subject(method: str, dataset: str | None, image_size: int, wait: float = 0.0, threads: int = 1) -> Subject:
     """Find what is to be trained.
 
     Args:
@@ -100,7 +100,7 @@ def find_subject(
         dataset: as on the command line.
         image_size: side of a folder's images in pixels.
         wait: seconds that an evaluation waits for an answer to its report.
-        models: run that keeps the weights of complete trials.
+        threads: of a worker.
 
     Raises:
         InputError: for names that do not exist and for data that are not sound.
@@ -111,14 +111,14 @@ def find_subject(
         from lightning_modules.user_modules import is_user_module
 
         if is_user_module(method):
-            return _module_subject(method, dataset, image_size, wait, models)
+            return _module_subject(method, dataset, image_size, wait, threads)
     found = find_method(method)
     if dataset is None:
         raise InputError(f"dataset: {method} needs one; give --dataset ColoredMNIST, a folder or a feature table")
-    return _method_subject(method, found, load_dataset(dataset, image_size), wait, models)
+    return _method_subject(method, found, load_dataset(dataset, image_size), wait, threads)
 
 
-def _module_subject(spec: str, data: str | None, image_size: int, wait: float, models: str | None) -> Subject:
+def _module_subject(spec: str, data: str | None, image_size: int, wait: float, threads: int) -> Subject:
     from lightning_modules.user_modules import read_user_module
 
     environments = data is not None and not is_import_path(data)
@@ -152,12 +152,13 @@ def _module_subject(spec: str, data: str | None, image_size: int, wait: float, m
         check=lambda values, left: module.check(values),
         objective=EvaluationObjective if environments else LoggedObjective,
         setup=setup_module,
-        shared=(1, module, datasets, wait, models),
+        shared=(threads, module, datasets, wait),
         shape=None,
+        is_module=True,
     )
 
 
-def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: float, models: str | None) -> Subject:
+def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: float, threads: int) -> Subject:
     from lightning_modules.hyperparameters import conditions, search_space
 
     kind: Any = method.Hyperparameters
@@ -188,6 +189,6 @@ def _method_subject(name: str, method: type[Method], dataset: Dataset, wait: flo
         check=check,
         objective=EvaluationObjective,
         setup=setup,
-        shared=(1, {identity: dataset}, wait, folder, models),
+        shared=(threads, {identity: dataset}, wait, folder),
         shape=shape,
     )

@@ -6,20 +6,26 @@ import dataclasses
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from cluster.errors import InputError
-from cluster.storage import Location
+from cluster.training.rank import Ended, Mailbox, Message, Place, RankTask
 from cluster.trial import Scalar, Trial
-from cluster.worker import Channel, Pruned, Task
+from cluster.worker import Channel, Pruned, Setup, Tables, Task
 
 if TYPE_CHECKING:
     from lightning_modules.data.environments import Dataset
     from lightning_modules.data.tensors import SplitDataset
     from lightning_modules.domain_generalization.method import Method
+    from lightning_modules.fitting.keeping import LongRun
     from lightning_modules.user_modules import UserModule
     from lightning_modules.watching import MetricRow
+
+
+Keep = Callable[[dict[str, Any]], None]
+"""Takes a trained model, as a checkpoint of plain values and tensors."""
 
 
 class ChannelWatch:
@@ -54,12 +60,11 @@ def model_path(run: str, trial_id: str) -> str:
 
 
 class _Reporting:
-    """What the tasks share: a channel to report through, and a run that keeps weights."""
+    """What the tasks share: a channel to report through."""
 
-    def __init__(self, wait: float, models: str | None) -> None:
+    def __init__(self, wait: float) -> None:
         self._channel: Channel | None = None
         self._wait = wait
-        self._models = None if models is None else Location.resolve(models)
 
     def listen(self, channel: Channel) -> None:
         self._channel = channel
@@ -67,26 +72,12 @@ class _Reporting:
     def watch(self, trial: Trial) -> ChannelWatch | None:
         return None if self._channel is None else ChannelWatch(self._channel, trial.trial_id, self._wait)
 
-    def save(self, trial: Trial, content: dict[str, Any]) -> None:
-        """Write a checkpoint of plain values and tensors, which loads with weights_only."""
-        import torch
-
-        assert self._models is not None
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        self._models.write(buffer.getvalue(), "models", f"{trial.trial_id}.ckpt")
-
-    @property
-    def saves(self) -> bool:
-        return self._models is not None
-
 
 def setup(
     threads: int,
     datasets: Mapping[str, Dataset],
     wait: float = 0.0,
     folder: str | None = None,
-    models: str | None = None,
 ) -> Task:
     """Prepare a worker that trains methods: import torch and Lightning once, and remember the splits of the seeds in use.
 
@@ -95,7 +86,6 @@ def setup(
         datasets: by identity.
         wait: see `ChannelWatch`.
         folder: where a person's own methods are imported from.
-        models: run that keeps the weights of complete trials; None: nobody does.
     """
     import torch
 
@@ -117,25 +107,30 @@ def setup(
             return result
 
         def pack(self, trials: Sequence[Trial]) -> list[dict[str, list[Any]] | Exception]:
-            def keep(number: int, weights: dict[str, torch.Tensor]) -> None:
-                t = trials[number]
-                about = {"method": t.method, "dataset": t.dataset, "hyperparameters": t.hyperparameters}
-                self.save(t, {"state_dict": weights, "shiftlab": about})
-
             members = [
                 Member(json.loads(t.hyperparameters), split(t.dataset, t.seed), t.held_out, t.stream, self.watch(t))
                 for t in trials
             ]
-            budget = json.loads(trials[0].budget)
-            results = train_pack(trials[0].method, members, budget, keep if self.saves else None)
+            results = train_pack(trials[0].method, members, json.loads(trials[0].budget))
             return [_tables(result) for result in results]
+
+        def long(self, trial: Trial, run: LongRun, keep: Keep) -> Tables:
+            def take(_: int, weights: dict[str, torch.Tensor]) -> None:
+                keep(_weights_of(trial, weights))
+
+            split_dataset = split(trial.dataset, trial.seed)
+            member = Member(json.loads(trial.hyperparameters), split_dataset, trial.held_out, trial.stream)
+            (result,) = train_pack(trial.method, [member], json.loads(trial.budget), take, run)
+            if isinstance(result, Exception):
+                raise result
+            return {"metrics": result}
 
     def _tables(result: list[MetricRow] | Exception) -> dict[str, list[Any]] | Exception:
         if isinstance(result, Stopped):
             return Pruned({"metrics": result.rows})
         return result if isinstance(result, Exception) else {"metrics": result}
 
-    return Train(wait, models)
+    return Train(wait)
 
 
 def setup_module(
@@ -143,7 +138,6 @@ def setup_module(
     module: UserModule,
     datasets: Mapping[str, Dataset],
     wait: float = 0.0,
-    models: str | None = None,
 ) -> Task:
     """Prepare a worker that trains a person's own LightningModule.
 
@@ -152,7 +146,6 @@ def setup_module(
         module: what is trained.
         datasets: by identity, of a module that trains on environments.
         wait: see `ChannelWatch`.
-        models: run that keeps the weights of complete trials, as Lightning's checkpoints; None: nobody does.
     """
     import torch
 
@@ -169,11 +162,108 @@ def setup_module(
                 fitted = module.fit(values, budget, trial.stream, self.watch(trial), data, trial.held_out)
             except Stopped as stopped:
                 raise Pruned({"metrics": stopped.rows}) from None
-            if self.saves:
-                self.save(trial, fitted.checkpoint())
             return {"metrics": fitted.rows}
 
-    return Train(wait, models)
+        def long(self, trial: Trial, run: LongRun, keep: Keep) -> Tables:
+            data = split(trial.dataset, trial.seed) if module.environments else None
+            values, budget = json.loads(trial.hyperparameters), json.loads(trial.budget)
+            fitted = module.fit(values, budget, trial.stream, None, data, trial.held_out, run)
+            keep(fitted.checkpoint())
+            return {"metrics": fitted.rows}
+
+    return Train(wait)
+
+
+def _weights_of(trial: Trial, weights: dict[str, Any]) -> dict[str, Any]:
+    """A method's trained network as a checkpoint of plain values and tensors."""
+    about = {"method": trial.method, "dataset": trial.dataset, "hyperparameters": trial.hyperparameters}
+    return {"state_dict": weights, "shiftlab": about}
+
+
+class LongTask(Protocol):
+    """A task that can also train at length: spread over workers, saved, paused and continued."""
+
+    def long(self, trial: Trial, run: LongRun, keep: Keep) -> Tables:
+        """Train; `keep` is given the trained weights."""
+
+
+@dataclass(frozen=True)
+class LongOptions:
+    """How a long training is done on each of its workers.
+
+    Args:
+        save_every: steps between checkpoints.
+        verify_every: steps between checks that workers compute the same; None: none.
+        strategy: "ddp" or "fsdp".
+        precision: Lightning's name for it.
+    """
+
+    save_every: int
+    verify_every: int | None = None
+    strategy: str = "ddp"
+    precision: str = "32-true"
+
+
+def setup_rank(base: Setup, options: LongOptions, *shared: Any) -> RankTask:
+    """Prepare a worker that takes part in long trainings.
+
+    Args:
+        base: `setup` or `setup_module`.
+        options: how it is done.
+        *shared: what `base` takes.
+    """
+    import torch
+    import torch.distributed as dist
+
+    from lightning_modules.fitting.following import Corrupted, Paused
+    from lightning_modules.fitting.keeping import LongRun, Saved
+    from lightning_modules.fitting.spread import Spread
+
+    task = cast(LongTask, base(*shared))
+
+    class Follow:
+        """Puts what a training says into the worker's mailbox."""
+
+        def __init__(self, mailbox: Mailbox) -> None:
+            self._mailbox = mailbox
+
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            self._mailbox.put(Message("log", step, dict(values)))
+
+        def evaluated(self, step: int, rows: Sequence[MetricRow]) -> None:
+            self._mailbox.put(Message("evaluation", step, list(rows)))
+
+        def save(self, step: int, content: bytes, rows: Sequence[MetricRow]) -> None:
+            self._mailbox.put(Message("checkpoint", step, (content, list(rows))))
+
+        def verified(self, step: int) -> None:
+            self._mailbox.put(Message("verified", step, None))
+
+        def pausing(self) -> bool:
+            return self._mailbox.pausing
+
+    def train(trial: Trial, place: Place, mailbox: Mailbox, checkpoint: bytes | None) -> Ended:
+        spread = Spread(place.rank, place.world, place.address, place.port, options.strategy, options.precision)
+        saved = Saved(checkpoint) if checkpoint is not None else None
+        run = LongRun(spread, Follow(mailbox), options.save_every, saved, options.verify_every)
+
+        def keep(content: dict[str, Any]) -> None:
+            if place.rank == 0:
+                buffer = io.BytesIO()
+                torch.save(content, buffer)
+                mailbox.put(Message("model", 0, buffer.getvalue()))
+
+        try:
+            return Ended("done", tables=task.long(trial, run, keep))
+        except Paused as paused:
+            return Ended("paused", paused.step)
+        except Corrupted as found:
+            return Ended("corrupted", found.mismatch.step, error=str(found), suspects=found.mismatch.suspects)
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+    return train
 
 
 def _splits(datasets: Mapping[str, Dataset]) -> Callable[[str, int], SplitDataset]:

@@ -153,6 +153,22 @@ class StackedAdam(torch.optim.Optimizer):
         self._counts = self._counts[places]
         self._slice()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Give the learning rates and the memories, for a checkpoint."""
+        memories = {"lr": self._lr, "averages": self._averages, "squares": self._squares, "counts": self._counts}
+        return super().state_dict() | {"stacked": memories}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        memories = state_dict["stacked"]
+        super().load_state_dict({name: value for name, value in state_dict.items() if name != "stacked"})
+        device = self._counts.device
+        self._lr = list(memories["lr"])
+        self._averages = [tensor.to(device) for tensor in memories["averages"]]
+        self._squares = [tensor.to(device) for tensor in memories["squares"]]
+        self._counts = memories["counts"].to(device)
+        self._slice()
+
     def reset(self, model: int, lr: float) -> None:
         """Let one model's Adam forget its moments and go on with a learning rate."""
         self._lr[model] = lr

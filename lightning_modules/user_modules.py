@@ -27,6 +27,11 @@ from lightning_modules.data.tensors import EnvironmentBatches, RowStream, SplitD
 from lightning_modules.domain_generalization.method import Hyperparameters, Method
 from lightning_modules.domain_generalization.training import finite, metric_rows, scores, training_environments
 from lightning_modules.errors import InputError
+from lightning_modules.fitting import keeping
+from lightning_modules.fitting.keeping import LongRun, Position
+from lightning_modules.fitting.loaders import DealtLoader
+from lightning_modules.fitting.spread import Spread
+from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.hyperparameters import Law, typed
 from lightning_modules.imports import find_class, import_folder, is_import_path, source_fingerprint, unknown_name
 from lightning_modules.lightning_import import pl, quiet_lightning
@@ -150,6 +155,7 @@ class UserModule:
         watch: Watch | None = None,
         split: SplitDataset | None = None,
         held_out: Sequence[str] = (),
+        long: LongRun | None = None,
     ) -> Fitted:
         """Train once.
 
@@ -165,6 +171,8 @@ class UserModule:
             watch: follows the trial and may end it.
             split: what a module that trains on environments trains on.
             held_out: names of the environments not trained on.
+            long: how the training is spread, saved and continued. A batch of the loaders is dealt out, so that it and
+                what is learned from it do not depend on the number of processes, as far as the loss is a mean over it.
 
         Returns:
             Rows and the trained module. Rows are (step, "all", "out", metric, value) for every metric that has been
@@ -180,8 +188,10 @@ class UserModule:
         if held_out and split is None:
             raise InputError(f"held_out: the data of {self} have no environments; leave it out")
         given = self.complete(values)
-        evaluation = _Evaluation(self.spec, budget, watch, split)
+        spread, position = (long.spread, long.position) if long is not None else (Spread(), Position())
+        evaluation = _Evaluation(self.spec, budget, watch, split, spread)
         module_class, *data_classes = self._classes
+        weights: keeping.Weights | None = None
         with _random_numbers(), quiet_lightning():
             _seed(stream("init"))
             arguments = module_class.arguments_among(given, self._names)
@@ -190,12 +200,34 @@ class UserModule:
             data: dict[str, Any] = {}
             if split is not None:
                 training, size = training_environments(split.dataset.environment_names, held_out), given["batch_size"]
-                batches = EnvironmentBatches(split, lambda: RowStream(split, training, size, stream("batches")))
-                data["train_dataloaders"] = DataLoader(_Floats(batches), batch_size=None)
+                if size < spread.world:
+                    raise InputError(
+                        f"batch_size: {size} cannot be dealt out to {spread.world} workers; give fewer workers"
+                    )
+                batches = EnvironmentBatches(
+                    split, lambda: RowStream(split, training, size, stream("batches")), start=position.batches
+                )
+                weights = _Floats(batches, spread)
+                data["train_dataloaders"] = DataLoader(weights, batch_size=None)
             for part in data_classes:
                 data["datamodule"] = part.make(part.arguments_among(given, self._names))
-            _seed(stream("method"))
-            _trainer(budget, evaluation, split is None).fit(module, **data)
+            if split is None:
+                what = f"{(data_classes or [module_class])[0].path}.train_dataloader"
+                weights = _Dealing(data.get("datamodule", module), spread, stream("batches"), position, what)
+            _seed(stream("method") + spread.rank)
+            callbacks: list[pl.Callback] = [evaluation]
+            if long is not None:
+                callbacks.insert(0, long.keeper(evaluation, weights))
+            trainer = make_trainer(
+                int(budget["steps"]),
+                callbacks,
+                spread,
+                val_check_interval=int(budget["checkpoint_every"]),
+                check_val_every_n_epoch=None,
+                limit_val_batches=None if split is None else 0,
+                num_sanity_val_steps=0,
+            )
+            keeping.fit(trainer, module, long.saved if long is not None else None, **data)
         if not evaluation.rows:
             raise InputError(f"{(data_classes or [module_class])[0].path}: its training data are empty")
         return Fitted(evaluation.rows, module, arguments)
@@ -235,20 +267,56 @@ class UserModule:
 
 
 class _Floats(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches with pixels as floats in [0, 1]."""
+    """Batches with pixels as floats in [0, 1], of every environment this process's part."""
 
-    def __init__(self, batches: EnvironmentBatches) -> None:
-        self._batches = batches
+    def __init__(self, batches: EnvironmentBatches, spread: Spread) -> None:
+        self._batches, self._spread = batches, spread
+        self._weight = 1.0
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return ((as_floats(inputs), labels) for inputs, labels in self._batches)
+        for inputs, labels in self._batches:
+            part = self._spread.part(labels.shape[1])
+            self._weight = (part.stop - part.start) * self._spread.world / labels.shape[1]
+            yield as_floats(inputs[:, part]), labels[:, part]
+
+    def next_weight(self) -> float:
+        """Return what every batch's part weighs."""
+        return self._weight
+
+
+class _Dealing:
+    """Puts a dealt loader in the place of a user's when Lightning asks for it, after the user's own preparations."""
+
+    def __init__(self, source: Any, spread: Spread, seed: int, start: Position, what: str) -> None:
+        self._loader: DealtLoader | None = None
+        loaders = source.train_dataloader
+
+        def train_dataloader() -> Any:
+            found = loaders()
+            if spread.alone and isinstance(found, dict | list | tuple):  # several loaders at once stay as they are
+                return found
+            self._loader = DealtLoader(found, spread, seed, start, what)
+            return self._loader
+
+        source.train_dataloader = train_dataloader
+
+    def next_weight(self) -> float:
+        """Return the weight of the next batch."""
+        return self._loader.next_weight() if self._loader is not None else 1.0
 
 
 class _Evaluation(pl.Callback):
     """Collects the rows of every evaluation, hands them to the watch, and ends the trial where it says so."""
 
-    def __init__(self, spec: str, budget: Mapping[str, Any], watch: Watch | None, split: SplitDataset | None) -> None:
-        self._spec, self._watch, self._split = spec, watch, split
+    def __init__(
+        self,
+        spec: str,
+        budget: Mapping[str, Any],
+        watch: Watch | None,
+        split: SplitDataset | None,
+        spread: Spread,
+    ) -> None:
+        self._spec, self._watch, self._split, self._spread = spec, watch, split, spread
         self._every, self._steps = int(budget["checkpoint_every"]), int(budget["steps"])
         self.rows: list[MetricRow] = []
 
@@ -270,11 +338,12 @@ class _Evaluation(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Collect what has been logged."""
-        step, logged = trainer.global_step, trainer.callback_metrics
-        rows = [
-            (step, ENVIRONMENT, "in" if name.startswith("train") else "out", name, float(value))
-            for name, value in logged.items()
-        ]
+        step = trainer.global_step
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        training = sorted(name for name in logged if name.startswith("train"))
+        # Of a batch that was dealt out every process has logged its part, whereas all have validated on everything.
+        logged |= dict(zip(training, self._spread.mean([logged[name] for name in training]), strict=True))
+        rows = [(step, ENVIRONMENT, "in" if name in training else "out", name, v) for name, v in logged.items()]
         if not any(split == "out" for _, _, split, _, _ in rows):
             raise InputError(f"{self._spec}: its validation logs nothing; call self.log in validation_step")
         self._take(step, rows)
@@ -333,25 +402,6 @@ def read_user_module(spec: str, data: str | None = None, environments: bool = Fa
         source, mend = rest[0], "it needs loaders for training and for validation"
     source.require(("train_dataloader", "val_dataloader"), mend)
     return user
-
-
-def _trainer(budget: Mapping[str, Any], callback: pl.Callback, validate: bool) -> pl.Trainer:
-    return pl.Trainer(
-        max_steps=int(budget["steps"]),
-        max_epochs=-1,
-        val_check_interval=int(budget["checkpoint_every"]),
-        check_val_every_n_epoch=None,
-        limit_val_batches=None if validate else 0,
-        num_sanity_val_steps=0,
-        accelerator="auto",
-        devices=1,
-        callbacks=[callback],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
 
 
 @torch.no_grad()

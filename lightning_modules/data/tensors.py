@@ -86,18 +86,28 @@ class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
         split: where the examples are (the splits of the trials may differ, the examples are the same).
         streams: makes the streams of rows, so that every iteration starts at the beginning; one stream for a trial
             alone, a list of K for a pack.
+        part: which of every environment's examples are given as inputs; the labels are always all of them.
+        start: mini-batches to leave out at the beginning.
 
     Yields:
         inputs [E, B, ...] and labels [E, B]; for a pack [K, E, B, ...] and [K, E, B].
     """
 
-    def __init__(self, split: SplitDataset, streams: Callable[[], RowStream | list[RowStream]]) -> None:
+    def __init__(
+        self,
+        split: SplitDataset,
+        streams: Callable[[], RowStream | list[RowStream]],
+        part: slice | None = None,
+        start: int = 0,
+    ) -> None:
         self._split = split
         self._make_streams = streams
+        self._part, self._start = part, start
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Start from the beginning; of several iterations only the last one may go on."""
         self._streams, inputs = self._make_streams(), self._split.inputs
+        self._skip(self._start)
         while True:
             if isinstance(self._streams, list):
                 self._rows = torch.stack([stream.draw(_STEPS_AT_ONCE) for stream in self._streams], 1)
@@ -105,8 +115,16 @@ class EnvironmentBatches(IterableDataset[tuple[Tensor, Tensor]]):
                 self._rows = self._streams.draw(_STEPS_AT_ONCE)
             for step in range(_STEPS_AT_ONCE):
                 rows = self._rows[step]
+                labels = self._split.labels[rows]
+                if self._part is not None:
+                    rows = rows[..., self._part]
                 flat = rows.flatten()  # index_select copies rows several times as fast as indexing does
-                yield inputs.index_select(0, flat).view(*rows.shape, *inputs.shape[1:]), self._split.labels[rows]
+                yield inputs.index_select(0, flat).view(*rows.shape, *inputs.shape[1:]), labels
+
+    def _skip(self, steps: int) -> None:
+        for stream in self._streams if isinstance(self._streams, list) else [self._streams]:
+            for done in range(0, steps, _STEPS_AT_ONCE):
+                stream.draw(min(_STEPS_AT_ONCE, steps - done))
 
     def keep(self, trials: Sequence[int]) -> None:
         """Go on with some of the trials of a pack, in this order, from the next batch on."""

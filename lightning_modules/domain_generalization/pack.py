@@ -30,6 +30,8 @@ from lightning_modules.domain_generalization.training import (
     training_environments,
 )
 from lightning_modules.errors import InputError
+from lightning_modules.fitting.keeping import LongRun
+from lightning_modules.fitting.spread import Spread
 from lightning_modules.lightning_import import pl
 from lightning_modules.stacked import FunctionalStep, StackedAdam, StackedNetwork
 from lightning_modules.watching import MetricRow, Stopped, Watch
@@ -51,12 +53,17 @@ class Member:
 class Pack(pl.LightningModule):
     """K methods of one class as one module; the loss is the sum of theirs, so each has its own gradient.
 
+    Over several processes each sends its part of every mini-batch through the networks; the objective, which need not be
+    a mean over examples, is computed from all parts, the same in every process.
+
     Args:
         methods: K modules of one method, as they would train alone.
+        spread: over which processes.
     """
 
-    def __init__(self, methods: Sequence[MethodModule]) -> None:
+    def __init__(self, methods: Sequence[MethodModule], spread: Spread | None = None) -> None:
         super().__init__()
+        self.spread = spread or Spread()
         self._method = methods[0].method
         self._each = [method.hyperparameters for method in methods]
         self._methods = [(m.noise_generator, m.shapes, m.hyperparameters) for m in methods]
@@ -93,10 +100,13 @@ class Pack(pl.LightningModule):
             return None
         if noise:
             inputs = torch.func.vmap(self._method.augment)(inputs, noise)
+        if inputs.shape[2] == labels.shape[2]:
+            inputs = inputs[:, :, self.spread.part(labels.shape[2])]
         layers, logits = self.network(inputs.flatten(1, 2))
         # In one layout for every size of the pack: what a product rounds to depends on its operands' strides.
-        layers = tuple(layer.contiguous().view(*labels.shape, -1) for layer in layers)
-        logits = logits.contiguous().view(*labels.shape, -1)
+        shape = inputs.shape[:3]
+        layers = tuple(self._whole(layer.contiguous().view(*shape, -1), labels) for layer in layers)
+        logits = self._whole(logits.contiguous().view(*shape, -1), labels)
 
         def objective(
             layers: tuple[Tensor, ...],
@@ -118,6 +128,9 @@ class Pack(pl.LightningModule):
         self._remember(state)
         total: Tensor = losses.sum()
         return total
+
+    def _whole(self, values: Tensor, labels: Tensor) -> Tensor:
+        return self.spread.gather(values, 2, labels.shape[2])
 
     def _noise(self) -> dict[str, Tensor]:
         if not self._method.gives("noise"):
@@ -174,6 +187,25 @@ class Pack(pl.LightningModule):
         """Count the update."""
         self._updates += 1
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return what is neither a parameter nor the optimiser's."""
+        generators = [generator.bit_generator.state for generator, _, _ in self._methods]
+        return {"state": dict(self._state), "updates": self._updates, "generators": generators}
+
+    def rewind(self, snapshot: Mapping[str, Any]) -> None:
+        """Take a snapshot back."""
+        self._state, self._updates = dict(snapshot["state"]), int(snapshot["updates"])
+        for (generator, _, _), state in zip(self._methods, snapshot["generators"], strict=True):
+            generator.bit_generator.state = state
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the snapshot."""
+        checkpoint["pack"] = self.snapshot()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        self.rewind(checkpoint["pack"])
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam for each member, or the method's own step."""
         self._state = {name: value.to(self.device) for name, value in self._state.items()}
@@ -194,6 +226,7 @@ class PackEvaluation(pl.Callback):
         training: indices of the environments that each member trains on.
         budget: "steps" and "checkpoint_every".
         batches: what the pack trains on.
+        spread: over which processes the work is dealt out.
     """
 
     def __init__(
@@ -202,8 +235,10 @@ class PackEvaluation(pl.Callback):
         training: Sequence[Sequence[int]],
         budget: Mapping[str, Any],
         batches: EnvironmentBatches,
+        spread: Spread | None = None,
     ) -> None:
         self._members, self._training, self._batches = members, training, batches
+        self._spread = spread or Spread()
         self._every, self._steps = int(budget["checkpoint_every"]), int(budget["steps"])
         self._rows: list[list[MetricRow]] = [[] for _ in members]
         self._ended: dict[int, Exception] = {}
@@ -213,6 +248,12 @@ class PackEvaluation(pl.Callback):
     def present(self) -> list[int]:
         """Members that have not left, in the order of the pack's stacks."""
         return self._present
+
+    @property
+    def rows(self) -> list[MetricRow]:
+        """The evaluations of a pack of one."""
+        (rows,) = self._rows
+        return rows
 
     @property
     def results(self) -> list[list[MetricRow] | Exception]:
@@ -234,7 +275,7 @@ class PackEvaluation(pl.Callback):
     @torch.no_grad()
     def _measure(self, pack: Pack, step: int) -> None:
         splits = [self._members[k].split for k in self._present]
-        outcomes = _evaluate(pack, splits, [self._training[k] for k in self._present])
+        outcomes = _evaluate(pack, splits, [self._training[k] for k in self._present], self._spread)
         for place, k in enumerate(self._present):
             try:
                 rows = finite(metric_rows(splits[place], *outcomes(place), step))
@@ -259,15 +300,17 @@ class PackEvaluation(pl.Callback):
 
 
 def _evaluate(
-    pack: Pack, splits: Sequence[SplitDataset], training: Sequence[Sequence[int]]
+    pack: Pack, splits: Sequence[SplitDataset], training: Sequence[Sequence[int]], spread: Spread
 ) -> Callable[[int], tuple[Tensor, Tensor]]:
     """Make a function from a member to correctness and cross-entropy of every example, [N] each."""
     split, readout = splits[0], pack.method.readout if pack.method.gives("readout") else None
-    rows = max(256, _EVALUATION_LOGITS // pack.network.size)
+    rows, count = max(256, _EVALUATION_LOGITS // pack.network.size), len(split.labels)
+    own = spread.part(count)
     correct, losses, features = [], [], []
-    for start in range(0, len(split.labels), rows):
-        labels = split.labels[start : start + rows].to(pack.device)
-        layers, logits = pack.network(split.inputs[start : start + rows].to(pack.device), shared=True)
+    for start in range(own.start, own.stop, rows):
+        chunk = slice(start, min(start + rows, own.stop))
+        labels = split.labels[chunk].to(pack.device)
+        layers, logits = pack.network(split.inputs[chunk].to(pack.device), shared=True)
         if readout is not None:
             features.append(layers[-1].expand(len(logits), -1, -1).cpu())
             continue
@@ -276,9 +319,9 @@ def _evaluate(
         losses.append(loss.view(many.shape).double().cpu())
         correct.append((logits.argmax(-1) == labels).double().cpu())
     if readout is None:
-        every = torch.cat(correct, 1), torch.cat(losses, 1)
+        every = tuple(spread.gather(torch.cat(part, 1).to(pack.device), 1, count).cpu() for part in (correct, losses))
         return lambda model: (every[0][model], every[1][model])
-    gathered = torch.cat(features, 1)
+    gathered = spread.gather(torch.cat(features, 1).to(pack.device), 1, count).cpu()
 
     def read(model: int) -> tuple[Tensor, Tensor]:
         logits = readout(gathered[model], readings(splits[model], training[model]), pack.hyperparameters_of(model))
@@ -292,6 +335,7 @@ def train_pack(
     members: Sequence[Member],
     budget: Mapping[str, Any],
     keep: Callable[[int, dict[str, Tensor]], None] | None = None,
+    long: LongRun | None = None,
 ) -> list[list[MetricRow] | Exception]:
     """Train K trials at once.
 
@@ -300,6 +344,7 @@ def train_pack(
         members: the trials; see the module's docstring for what they must share.
         budget: "steps" and "checkpoint_every".
         keep: is given the number and the trained network's weights of each member that came to the end.
+        long: how the training of a pack of one is spread, saved and continued.
 
     Returns:
         For each member its evaluations, or what ended it early: an error, or `Stopped` where its watch said so.
@@ -317,10 +362,18 @@ def train_pack(
             for member, environments, m in zip(members, training, methods, strict=True)
         ]
 
-    batches = EnvironmentBatches(members[0].split, streams)
-    evaluation = PackEvaluation(members, training, budget, batches)
-    pack = Pack(methods)
-    fit(pack, batches, budget, evaluation)
+    spread, kind = long.spread if long is not None else Spread(), methods[0].method
+    sizes = {m.hyperparameters.batch_size for m in methods}
+    if min(sizes) < spread.world:
+        raise InputError(f"batch_size: {min(sizes)} cannot be dealt out to {spread.world} workers; give fewer workers")
+    # A step or an augmentation that mixes examples needs all of them.
+    whole = spread.alone or kind.gives("update") or kind.gives("augment")
+    part = None if whole else spread.part(min(sizes))
+    batches = EnvironmentBatches(members[0].split, streams, part, long.position.batches if long is not None else 0)
+    evaluation = PackEvaluation(members, training, budget, batches, spread)
+    pack = Pack(methods, spread)
+    replicated, unused = kind.gives("update"), kind.gives("readout")
+    fit(pack, batches, budget, evaluation, long, replicated=replicated, unused_parameters=unused)
     for place, number in enumerate(evaluation.present if keep is not None else ()):
         assert keep is not None
         keep(number, {name: stack[place].detach().cpu().clone() for name, stack in pack.network.named_stacks().items()})

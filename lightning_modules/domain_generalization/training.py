@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from lightning_modules.domain_generalization.catalog import check_method_network
 from lightning_modules.domain_generalization.method import Readings, Shapes
 from lightning_modules.domain_generalization.module import MethodModule
 from lightning_modules.errors import InputError
+from lightning_modules.fitting import keeping
+from lightning_modules.fitting.keeping import Evaluation, LongRun
+from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.hyperparameters import build
 from lightning_modules.lightning_import import pl, quiet_lightning
 from lightning_modules.networks import build_network, check_network
@@ -181,24 +184,36 @@ def train(
 
 
 def fit(
-    module: pl.LightningModule, batches: EnvironmentBatches, budget: Mapping[str, Any], callback: pl.Callback
+    module: pl.LightningModule,
+    batches: EnvironmentBatches,
+    budget: Mapping[str, Any],
+    evaluation: pl.Callback,
+    long: LongRun | None = None,
+    *,
+    replicated: bool = False,
+    unused_parameters: bool = False,
 ) -> None:
-    """Run Lightning for the budget's steps, without the files and messages of a run that people watch."""
+    """Run Lightning for the budget's steps.
+
+    Args:
+        module: a method, or a pack of them.
+        batches: what it trains on.
+        budget: "steps" is read.
+        evaluation: the callback that measures.
+        long: how the training is spread, saved and continued; its evaluation has `rows`.
+        replicated: whether every process takes the whole step by itself.
+        unused_parameters: whether some parameters may have no part in the loss.
+    """
+    callbacks, spread = [evaluation], None
+    if long is not None:
+        callbacks, spread = [long.keeper(cast(Evaluation, evaluation), global_loss=True), evaluation], long.spread
     with quiet_lightning():
-        trainer = pl.Trainer(
-            max_steps=int(budget["steps"]),
-            max_epochs=-1,
-            accelerator="auto",
-            devices=1,
-            callbacks=[callback],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
+        trainer = make_trainer(
+            int(budget["steps"]), callbacks, spread, replicated=replicated, unused_parameters=unused_parameters
         )
         # A loader draws a seed for workers it does not have; the generator keeps that draw off the global one.
-        trainer.fit(module, DataLoader(batches, batch_size=None, generator=torch.Generator()))
+        loader = DataLoader(batches, batch_size=None, generator=torch.Generator())
+        keeping.fit(trainer, module, long.saved if long is not None else None, train_dataloaders=loader)
 
 
 def training_environments(names: Sequence[str], held_out: Sequence[str]) -> list[int]:

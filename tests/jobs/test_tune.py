@@ -98,7 +98,7 @@ def test_the_best_configuration_can_be_trained(finished, tmp_path, capsys):
     assert checkpoint["shiftlab"]["method"] == "ERM"
     assert {name.split(".")[0] for name in checkpoint["state_dict"]} >= {"classifier"}
     assert train([f"--config={finished}/best.yaml", f"--run={tmp_path}"]) == 0
-    assert "1 trials: 1 completed, 0 failed, 0 run now" in capsys.readouterr().out
+    assert "trained before: nothing to do" in capsys.readouterr().out
 
 
 def test_the_weights_are_those_that_were_measured(tmp_path):

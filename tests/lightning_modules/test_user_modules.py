@@ -255,7 +255,7 @@ def test_loaders_with_processes_of_their_own_draw_from_the_trial_too(write):
     user = read_user_module("nets:Small", "data:Drawn")
     first = user.fit({}, BUDGET, stream).rows
     assert user.fit({}, BUDGET, stream).rows == first
-    assert user.fit({}, BUDGET, lambda n: (other if n == "method" else stream)(n)).rows != first
+    assert user.fit({}, BUDGET, lambda n: (other if n == "batches" else stream)(n)).rows != first
 
 
 def test_modules_that_step_themselves_end_at_their_last_update(write):

@@ -1,0 +1,138 @@
+"""The one place that makes a Lightning trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
+
+from lightning_modules.errors import InputError
+from lightning_modules.fitting.spread import Spread
+from lightning_modules.lightning_import import pl
+
+
+class _Meeting(ClusterEnvironment):
+    """Processes that exist already and know each other's number."""
+
+    def __init__(self, spread: Spread) -> None:
+        super().__init__()
+        self._spread = spread
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self._spread.address
+
+    @property
+    def main_port(self) -> int:
+        return self._spread.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False
+
+    def world_size(self) -> int:
+        return self._spread.world
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self._spread.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return 0  # every process sees its own device only
+
+    def node_rank(self) -> int:
+        return self._spread.rank
+
+
+class _Weighted(DDPStrategy):
+    """Data-parallel training that weighs a process's mean loss by its share of the batch."""
+
+    weight = 1.0
+
+    def backward(self, closure_loss: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.weight != 1.0:
+            closure_loss = closure_loss * self.weight
+        return super().backward(closure_loss, *args, **kwargs)
+
+
+class _Replicated(DDPStrategy):
+    """Every process takes the whole step by itself: for steps that are no gradient of one loss."""
+
+    def configure_ddp(self) -> None:
+        pass
+
+
+def weigh(trainer: pl.Trainer, weight: float) -> None:
+    """Say what this process's part of the next batch weighs: its share of the batch, times the number of processes."""
+    if isinstance(trainer.strategy, _Weighted):
+        trainer.strategy.weight = weight
+
+
+def make_trainer(
+    steps: int,
+    callbacks: Sequence[pl.Callback],
+    spread: Spread | None = None,
+    *,
+    replicated: bool = False,
+    unused_parameters: bool = False,
+    **more: Any,
+) -> pl.Trainer:
+    """Make a trainer without the files and messages of a run that people watch.
+
+    Args:
+        steps: parameter updates, after which it ends.
+        callbacks: in the order in which they are called.
+        spread: over which processes; None: this one alone.
+        replicated: whether every process takes the whole step by itself.
+        unused_parameters: whether some parameters may have no part in the loss.
+        **more: flags of Lightning's.
+
+    Raises:
+        InputError: for FSDP without a GPU.
+    """
+    spread = spread or Spread()
+    devices: dict[str, Any] = {"devices": 1}
+    if not spread.alone:
+        devices |= {"num_nodes": spread.world, "strategy": _strategy(spread, replicated, unused_parameters)}
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator="auto",
+        precision=spread.precision,  # type: ignore[arg-type]
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **devices,
+        **more,
+    )
+    if not spread.alone:
+        # Lightning asks every process at every step whether one got a signal. Ours agree on pauses, more rarely.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _strategy(spread: Spread, replicated: bool, unused_parameters: bool) -> Strategy:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    together: dict[str, Any] = {"cluster_environment": _Meeting(spread), "process_group_backend": backend}
+    if spread.strategy == "fsdp":
+        if backend == "gloo":
+            raise InputError("strategy: fsdp needs GPUs, this machine has none; give --strategy ddp")
+        return FSDPStrategy(**together, state_dict_type="full")
+    if replicated:
+        return _Replicated(**together)
+    return _Weighted(**together, find_unused_parameters=unused_parameters, gradient_as_bucket_view=True)
