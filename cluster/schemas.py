@@ -64,7 +64,8 @@ EVENTS = table_schema(
     ("detail", pa.string()),
 )
 
-TRAINING = table_schema(  # what a training says of itself while it goes on; of several rows for a step the latest counts
+# What a training says of itself while it goes on; of several rows for a step the latest counts.
+TRAINING = table_schema(
     ("trial_id", pa.string()),
     ("at", pa.timestamp("us", tz="UTC")),
     ("step", pa.int64()),

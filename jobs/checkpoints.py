@@ -52,6 +52,7 @@ class Checkpoints:
     def __init__(self, location: Location, trial_id: str, keep: int) -> None:
         self._location, self._parts, self._keep = location, (_FOLDER, trial_id), keep
         self.entries: list[Entry] = []
+        self._verified = 0
         if location.exists(*self._parts, _INDEX):
             try:
                 found = json.loads(location.read(*self._parts, _INDEX))
@@ -76,7 +77,7 @@ class Checkpoints:
     def save(self, step: int, content: bytes, score: float | None) -> None:
         """Write a checkpoint and forget those that are not kept any longer; one at the same step is replaced."""
         digest = hashlib.sha256(content).hexdigest()
-        entry = Entry(step, f"step-{step:09d}-{digest[:8]}.ckpt", digest, score)
+        entry = Entry(step, f"step-{step:09d}-{digest[:8]}.ckpt", digest, score, step <= self._verified)
         self._location.write(content, *self._parts, entry.file)
         older = [e for e in self.entries if e.step < step]  # later ones are of a past that was rewound
         self._replace([*older, entry])
@@ -95,13 +96,15 @@ class Checkpoints:
         return None
 
     def verify(self, step: int) -> None:
-        """Mark the checkpoints until a step as verified."""
+        """Mark the checkpoints until a step as verified, those too that come later."""
+        self._verified = step
         marked = [dataclasses.replace(e, verified=True) if e.step <= step else e for e in self.entries]
         if marked != self.entries:
             self._replace(marked)
 
     def rewind(self) -> int:
         """Forget the checkpoints after the last verified one; returns its step, 0 where there is none."""
+        self._verified = 0
         self._replace([entry for entry in self.entries if entry.verified])
         return self.entries[-1].step if self.entries else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def _mlflow(folder: Path, trial: Trial) -> Logger:
 def _wandb(folder: Path, trial: Trial) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
+    os.environ.setdefault("WANDB_SILENT", "true")
     return WandbLogger(name=trial.trial_id, project="shiftlab", save_dir=folder, offline=True)
 
 
@@ -89,7 +91,7 @@ class Loggers:
             logger.finalize(status)
             finish = getattr(logger.experiment, "finish", None)  # of Weights & Biases, whose run would stay open
             if finish is not None:
-                finish(quiet=True)
+                finish()
         if self._temporary is not None:
             for path in sorted(p for p in self.folder.rglob("*") if p.is_file()):
                 self._location.write(path.read_bytes(), _FOLDER, *path.relative_to(self.folder).parts)

@@ -19,7 +19,7 @@ from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest
 from cluster.store import Run, Store
 from cluster.training.gang import Gang, GangSettings
-from cluster.training.rank import Ended, Mailbox, Place, attempt
+from cluster.training.rank import Ended, Mailbox, Message, Place, attempt
 from jobs.checkpoints import Checkpoints
 from jobs.command import command, command_line, versions
 from jobs.launch import Execution
@@ -236,10 +236,22 @@ class _Training:
             task, self._device = setup_rank(*shared), "cpu"
             self._nodes = socket.gethostname()
 
+            broken: list[Exception] = []
+
+            def hear(message: Message) -> None:
+                try:
+                    record.hear(message, 1)
+                except Exception as error:
+                    broken.append(error)
+                    raise
+
             def here() -> Ended:
-                mailbox = Mailbox(lambda message: record.hear(message, 1), self._stopping)
+                mailbox = Mailbox(hear, self._stopping)
                 found = record.checkpoint()
-                return attempt(task, self._trial, Place(), mailbox, found[1] if found is not None else None)
+                ended = attempt(task, self._trial, Place(), mailbox, found[1] if found is not None else None)
+                if broken:  # ours, not the training's
+                    raise broken[0]
+                return ended
 
             return self._repeat(here)
         settings = GangSettings(

@@ -253,6 +253,7 @@ def setup_rank(base: Setup, options: LongOptions, *shared: Any) -> RankTask:
                 torch.save(content, buffer)
                 mailbox.put(Message("model", 0, buffer.getvalue()))
 
+        met = dist.is_initialized()  # another engine has brought the workers together
         try:
             return Ended("done", tables=task.long(trial, run, keep))
         except Paused as paused:
@@ -260,7 +261,7 @@ def setup_rank(base: Setup, options: LongOptions, *shared: Any) -> RankTask:
         except Corrupted as found:
             return Ended("corrupted", found.mismatch.step, error=str(found), suspects=found.mismatch.suspects)
         finally:
-            if dist.is_initialized():
+            if dist.is_initialized() and not met:
                 dist.destroy_process_group()
 
     return train

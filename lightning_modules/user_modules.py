@@ -31,7 +31,7 @@ from lightning_modules.fitting import keeping
 from lightning_modules.fitting.keeping import LongRun, Position
 from lightning_modules.fitting.loaders import DealtLoader
 from lightning_modules.fitting.spread import Spread
-from lightning_modules.fitting.trainer import make_trainer
+from lightning_modules.fitting.trainer import make_trainer, weight_of
 from lightning_modules.hyperparameters import Law, typed
 from lightning_modules.imports import find_class, import_folder, is_import_path, source_fingerprint, unknown_name
 from lightning_modules.lightning_import import pl, quiet_lightning
@@ -340,9 +340,10 @@ class _Evaluation(pl.Callback):
         """Collect what has been logged."""
         step = trainer.global_step
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        training = sorted(name for name in logged if name.startswith("train"))
+        training, weight = sorted(name for name in logged if name.startswith("train")), weight_of(trainer)
         # Of a batch that was dealt out every process has logged its part, whereas all have validated on everything.
-        logged |= dict(zip(training, self._spread.mean([logged[name] for name in training]), strict=True))
+        means = self._spread.mean([logged[name] * weight for name in training])
+        logged |= dict(zip(training, means, strict=True))
         rows = [(step, ENVIRONMENT, "in" if name in training else "out", name, v) for name, v in logged.items()]
         if not any(split == "out" for _, _, split, _, _ in rows):
             raise InputError(f"{self._spec}: its validation logs nothing; call self.log in validation_step")

@@ -23,10 +23,15 @@ _WAIT_S = 0.2
 _TAKE_S = 10.0
 _START_S = 30.0
 _GROW_S = 2.0
-_CUT_S = 10.0
+_ANSWER_S = 10.0
+# Who trained with a worker that died cannot go on. Most see it at once; a host that vanished leaves them waiting.
+_CUT_S = 3.0
+_BROKEN_S = 30.0
 _PING_S = 5.0
 _MAX_SETUP_DEATHS = 3
 _MAX_FRUITLESS = 5
+_DETAIL_CHARACTERS = 300
+_NO_ANSWER = "it did not answer"
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,8 @@ class _Round:
     runs: dict[Any, _Member]
     began: float
     ended: dict[int, Ended] = field(default_factory=dict)
-    lost: list[_Member] = field(default_factory=list)
+    lost: list[tuple[_Member, str]] = field(default_factory=list)
+    died: bool = False
     pausing_since: float | None = None
     broken_since: float | None = None
 
@@ -117,6 +123,7 @@ class Gang:
         self._shared = [ray.put(item) for item in shared]
         self._quarantined: set[str] = set()
         self._setup_deaths = 0
+        self._begun = False
         reserved = {"num_cpus": settings.cpus_per_worker, "num_gpus": settings.gpus_per_worker}
         self._actor_class = ray.remote(**reserved, max_restarts=0, concurrency_groups={CONTROL: 2})(Rank)
         self._members = [self._start() for _ in range(settings.workers)]
@@ -163,7 +170,6 @@ class Gang:
                 return ended
             if ended.kind == "corrupted":
                 handler.rewind()
-                last_step = -1
             if fruitless >= _MAX_FRUITLESS:
                 return Ended("failed", last_step, error=f"WorkersLost: {fruitless} times in a row; {ended.error or ''}")
 
@@ -178,14 +184,14 @@ class Gang:
 
     def _assemble(self, handler: Handler, stop: Callable[[], bool]) -> list[_Member] | None:
         """Wait for the workers: for all of them a while, for enough of them as long as it takes."""
-        began = time.monotonic()
-        first = not any(member.started for member in self._members)
+        began, first = time.monotonic(), not self._begun
         while not stop():
             self._greet(0)
             ready = [member for member in self._members if member.started]
             enough = len(ready) >= self._settings.min_workers
             # Who goes on does not wait for more; who begins gives the others the time that their setup takes.
             if len(ready) == len(self._members) or (enough and (not first or time.monotonic() - began > _START_S)):
+                self._begun = True
                 return ready
             handler.waiting(len(ready), self._settings.min_workers if not first else self._settings.workers)
             self._greet(_WAIT_S)
@@ -222,9 +228,9 @@ class Gang:
         self, trial: Trial, members: list[_Member], content: bytes | None, handler: Handler, stop: Callable[[], bool]
     ) -> Ended:
         try:
-            address, port = self._ray.get(members[0].actor.meeting_point.remote(), timeout=_CUT_S)
+            address, port = self._ray.get(members[0].actor.meeting_point.remote(), timeout=_ANSWER_S)
         except (self._ray.exceptions.RayError, TimeoutError) as error:
-            self._bury(members[0], 0, handler)
+            self._bury(members[0], str(error), handler)
             return Ended("cut", error=str(error))
         checkpoint = self._ray.put(content)
         runs = {
@@ -254,7 +260,7 @@ class Gang:
     def _hear(self, ref: Any, workers: int, handler: Handler) -> bool:
         """Hand on what rank 0 said; returns whether it lives."""
         try:
-            messages = self._ray.get(ref, timeout=_TAKE_S + _CUT_S)
+            messages = self._ray.get(ref, timeout=_TAKE_S + _ANSWER_S)
         except (self._ray.exceptions.RayError, TimeoutError):
             return False  # the end of its run tells better
         for message in messages:
@@ -265,8 +271,9 @@ class Gang:
         member = this.runs.pop(ref)
         try:
             ended: Ended = self._ray.get(ref)
-        except self._ray.exceptions.RayError:
-            this.lost.append(member)
+        except self._ray.exceptions.RayError as error:
+            this.lost.append((member, " ".join(str(error).split())))
+            this.died = True
             this.broken_since = this.broken_since or time.monotonic()
             return
         this.ended[this.members.index(member)] = ended
@@ -285,7 +292,8 @@ class Gang:
             pause()  # once more: the training may have begun after the first time
             if now - this.pausing_since > self._settings.grace:
                 self._abandon(this, list(this.runs))
-        if this.broken_since is not None and this.runs and now - this.broken_since > _CUT_S:
+        patience = _CUT_S if this.died else _BROKEN_S
+        if this.broken_since is not None and this.runs and now - this.broken_since > patience:
             self._abandon(this, self._silent(this.runs) or list(this.runs))
 
     def _silent(self, runs: dict[Any, _Member]) -> list[Any]:
@@ -296,13 +304,19 @@ class Gang:
 
     def _abandon(self, this: _Round, refs: list[Any]) -> None:
         for ref in refs:
-            this.lost.append(this.runs.pop(ref))
+            this.lost.append((this.runs.pop(ref), _NO_ANSWER))
 
     def _judge(self, this: _Round, handler: Handler) -> Ended:
         """Say how a stretch ended, and replace who was lost in it."""
-        for member in this.lost:
-            self._bury(member, None, handler)
-        if this.lost:
+        for member, why in this.lost:
+            if this.died and why == _NO_ANSWER:
+                handler.event(
+                    "worker_restarted", None, member.node, f"on {member.host}: it waited for one that is gone"
+                )
+                self._replace(member)
+            else:
+                self._bury(member, why, handler)
+        if this.died or (this.lost and not any(ended.kind == "failed" for ended in this.ended.values())):
             return next((e for e in this.ended.values() if e.kind == "cut"), Ended("cut", error="a worker was lost"))
         kinds = {ended.kind for ended in this.ended.values()}
         for kind in ("corrupted", "failed", "cut", "paused"):
@@ -315,9 +329,10 @@ class Gang:
                 return ended
         return this.ended[0]
 
-    def _bury(self, member: _Member, step: int | None, handler: Handler) -> None:
+    def _bury(self, member: _Member, why: str, handler: Handler) -> None:
         gone = any(info["NodeID"] == member.node and not info["Alive"] for info in self._ray.nodes())
-        handler.event("node_lost" if gone else "worker_lost", step, member.node, f"on {member.host}")
+        kind = "node_lost" if gone else "worker_lost"
+        handler.event(kind, None, member.node, f"on {member.host} ({why[:_DETAIL_CHARACTERS]})")
         if member in self._members:
             self._replace(member)
 

@@ -37,7 +37,7 @@ class Follower(Protocol):
         """Keep a checkpoint, from rank 0; `rows` are the evaluations so far."""
 
     def verified(self, step: int) -> None:
-        """Hear that the processes agreed bit for bit at a step, from rank 0."""
+        """Hear that the processes agreed bit for bit about what brought them to a step, from rank 0."""
 
     def pausing(self) -> bool:
         """Whether the run is to be saved and ended for now; rank 0 is asked now and then."""

@@ -21,7 +21,7 @@ from lightning_modules.errors import InputError
 from lightning_modules.fitting.following import Follower, Paused
 from lightning_modules.fitting.random_state import random_state, set_random_state
 from lightning_modules.fitting.spread import Spread
-from lightning_modules.fitting.trainer import weigh
+from lightning_modules.fitting.trainer import weigh, weight_of
 from lightning_modules.fitting.verification import Verification
 from lightning_modules.lightning_import import pl
 from lightning_modules.watching import MetricRow
@@ -197,7 +197,7 @@ class Keeper(pl.Callback):
     ) -> None:
         """Remember the loss."""
         if isinstance(outputs, dict) and isinstance(outputs.get("loss"), torch.Tensor):
-            self._losses.append(outputs["loss"].detach())
+            self._losses.append(outputs["loss"].detach() * weight_of(trainer))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hand over what the end brought; the end may be the best."""

@@ -80,6 +80,11 @@ def weigh(trainer: pl.Trainer, weight: float) -> None:
         trainer.strategy.weight = weight
 
 
+def weight_of(trainer: pl.Trainer) -> float:
+    """What this process's part of the current batch weighs."""
+    return trainer.strategy.weight if isinstance(trainer.strategy, _Weighted) else 1.0
+
+
 def make_trainer(
     steps: int,
     callbacks: Sequence[pl.Callback],
@@ -120,6 +125,8 @@ def make_trainer(
         **devices,
         **more,
     )
+    # Signals are for who started the process, who pauses a training or gives it up; Lightning would exit.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     if not spread.alone:
         # Lightning asks every process at every step whether one got a signal. Ours agree on pauses, more rarely.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]

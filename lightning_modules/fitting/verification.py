@@ -117,7 +117,7 @@ class Verification:
                 raise Corrupted(Mismatch(check.step, self._blame(check, found, wrong), "a gradient"))
         self._same_parameters(module, check.step)
         if self._spread.rank == 0:
-            self._follower.verified(check.step)
+            self._follower.verified(check.step + 1)
 
     def _same_parameters(self, module: pl.LightningModule, step: int) -> None:
         digests = self._spread.everyone(_digest(list(module.parameters())))
