@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.spread import Spread
 from lightning_modules.lightning_import import pl
+
+
+_MEETING_S = 30.0
 
 
 class _Meeting(ClusterEnvironment):
@@ -56,7 +63,24 @@ class _Meeting(ClusterEnvironment):
         return self._spread.rank
 
 
-class _Weighted(DDPStrategy):
+class _Prompt(DDPStrategy):
+    """Data-parallel training whose processes meet without delay: torch tries again only after half a second."""
+
+    def setup_distributed(self) -> None:
+        environment = self.cluster_environment
+        if environment is not None and environment.global_rank() and not dist.is_initialized():
+            deadline = time.monotonic() + _MEETING_S
+            while time.monotonic() < deadline:
+                with (
+                    contextlib.suppress(OSError),
+                    socket.create_connection((environment.main_address, environment.main_port), timeout=_MEETING_S),
+                ):
+                    break
+                time.sleep(0.002)
+        super().setup_distributed()
+
+
+class _Weighted(_Prompt):
     """Data-parallel training that weighs a process's mean loss by its share of the batch."""
 
     weight = 1.0
@@ -67,7 +91,7 @@ class _Weighted(DDPStrategy):
         return super().backward(closure_loss, *args, **kwargs)
 
 
-class _Replicated(DDPStrategy):
+class _Replicated(_Prompt):
     """Every process takes the whole step by itself: for steps that are no gradient of one loss."""
 
     def configure_ddp(self) -> None:
