@@ -7,6 +7,7 @@ sees; when it has come, the training pauses between two steps and goes on with m
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -332,7 +333,8 @@ class Gang:
     def _bury(self, member: _Member, why: str, handler: Handler) -> None:
         gone = any(info["NodeID"] == member.node and not info["Alive"] for info in self._ray.nodes())
         kind = "node_lost" if gone else "worker_lost"
-        handler.event(kind, None, member.node, f"on {member.host} ({why[:_DETAIL_CHARACTERS]})")
+        why = re.sub(r"class_name: .*? ip: \S+ ", "", why)[:_DETAIL_CHARACTERS]
+        handler.event(kind, None, member.node, f"on {member.host} ({why})")
         if member in self._members:
             self._replace(member)
 

@@ -1,8 +1,8 @@
 """Everything a person reads of a run: selection rules, tables, plots and one self-contained HTML page.
 
 `selection.py` says which trial represents a method, `tables.py` turns that into tables, `plots.py` and `page.py` show
-them; `certificates.py`, `studies.py` and `papers.py` have a section for what such jobs stored. All of it is computed
-from the run's tables (`trials`, `metrics` and these jobs' own) and from nothing else.
+them; `certificates.py`, `studies.py`, `trainings.py` and `papers.py` have a section for what such jobs stored. All of it
+is computed from the run's tables (`trials`, `metrics` and these jobs' own) and from nothing else.
 """
 
 from __future__ import annotations
@@ -62,21 +62,22 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
         Path of report.html.
 
     Raises:
-        InputError: when there is no run, when it holds neither a completed nor a failed trial nor a study, or when the
+        InputError: when there is no run, when it holds neither a completed nor a failed trial, a study nor a training, or when the
             files cannot be written.
     """
     import pyarrow.compute as pc
 
     from cluster.storage import Location
     from cluster.store import Run
-    from jobs.report import certificates, page, papers, studies, tables
+    from jobs.report import certificates, page, papers, studies, tables, trainings
 
     source = Run(run_uri)
     trials, metrics = source.read("trials"), source.read("metrics")
     summary = page.summarise(trials, metrics)
     sections = papers.paper_sections(source.read("claims"), trials, metrics)
     suggested = studies.suggestions(source)
-    if not (summary.statuses.get("completed") or summary.statuses.get("failed") or len(suggested)):
+    trained = trainings.training_sections(source, trials)
+    if not (summary.statuses.get("completed") or summary.statuses.get("failed") or len(suggested) or trained):
         raise InputError(f"run: {run_uri!r} holds no completed trial yet; report it when its first trial is done")
     certified = certificates.certificate_sections(source)
     searched = studies.study_sections(suggested, trials)
@@ -90,6 +91,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
         tables.print_tables(console, (*results.tables, *results.averages))
     certificates.print_sections(console, certified)
     studies.print_sections(console, searched)
+    trainings.print_sections(console, trained)
     for section in sections:
         words = f"{section.holding} of {len(section.claims)} claims hold"
         _print_line(console, f"{section.title} ({section.scale} scale): {words}")
@@ -98,7 +100,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     files = {
         "tables.csv": tables.to_csv(results.tables),
         "tables.tex": tables.to_latex((*results.tables, *results.averages)),
-        "report.html": page.render(run_uri, compared, results, summary, sections, certified, searched),
+        "report.html": page.render(run_uri, compared, results, summary, sections, certified, searched, trained),
     }
     target = Location.resolve(out)
     try:

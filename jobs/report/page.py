@@ -23,6 +23,7 @@ from jobs.report.papers import PaperSection
 from jobs.report.selection import RULES
 from jobs.report.studies import StudySection
 from jobs.report.tables import Results, dataset_names, method_order
+from jobs.report.trainings import TrainingSection
 
 FAILURES_SHOWN = 200
 
@@ -121,6 +122,7 @@ def render(
     papers: Sequence[PaperSection] = (),
     certificates: Sequence[CertificateSection] = (),
     studies: Sequence[StudySection] = (),
+    trainings: Sequence[TrainingSection] = (),
 ) -> str:
     """Render the page.
 
@@ -132,6 +134,7 @@ def render(
         papers: from `paper_sections`.
         certificates: from `certificate_sections`.
         studies: from `study_sections`.
+        trainings: from `training_sections`.
 
     Returns:
         HTML that needs no network and no other file; tables are readable without JavaScript.
@@ -161,6 +164,7 @@ def render(
         papers=papers,
         certificates=certificates,
         studies=studies,
+        trainings=trainings,
         rules=[(rule, [t for t in (*results.tables, *results.averages) if t.rule is rule]) for rule in RULES],
         groups=groups,
         times=[p for group, title in results.titles.items() for p in plots.trial_times(trials, group, title, styles)],
