@@ -53,17 +53,19 @@ class Fitted:
         rows: of its evaluations.
         module: what was trained, on the CPU.
         arguments: what its constructor was given.
+        weights: of a model that no process held whole; None: the module's.
     """
 
     rows: list[MetricRow]
     module: pl.LightningModule
     arguments: Mapping[str, Any]
+    weights: Mapping[str, Any] | None = None
 
     def checkpoint(self) -> dict[str, Any]:
         """What Lightning's `load_from_checkpoint` of the module's class reads, for torch.save."""
         content = {
             "pytorch-lightning_version": pl.__version__,  # type: ignore[attr-defined]
-            "state_dict": self.module.state_dict(),
+            "state_dict": self.module.state_dict() if self.weights is None else dict(self.weights),
             "hyper_parameters": dict(self.arguments),
         }
         self.module.on_save_checkpoint(content)
@@ -215,7 +217,8 @@ class UserModule:
                 what = f"{(data_classes or [module_class])[0].path}.train_dataloader"
                 weights = _Dealing(data.get("datamodule", module), spread, stream("batches"), position, what)
             _seed(stream("method") + spread.rank)
-            callbacks: list[pl.Callback] = [evaluation]
+            whole = _Whole() if spread.strategy == "fsdp" and not spread.alone else None
+            callbacks: list[pl.Callback] = [evaluation] if whole is None else [evaluation, whole]
             if long is not None:
                 callbacks.insert(0, long.keeper(evaluation, weights))
             trainer = make_trainer(
@@ -230,7 +233,7 @@ class UserModule:
             keeping.fit(trainer, module, long.saved if long is not None else None, **data)
         if not evaluation.rows:
             raise InputError(f"{(data_classes or [module_class])[0].path}: its training data are empty")
-        return Fitted(evaluation.rows, module, arguments)
+        return Fitted(evaluation.rows, module, arguments, None if whole is None else whole.weights)
 
     def __str__(self) -> str:
         """For messages."""
@@ -303,6 +306,17 @@ class _Dealing:
     def next_weight(self) -> float:
         """Return the weight of the next batch."""
         return self._loader.next_weight() if self._loader is not None else 1.0
+
+
+class _Whole(pl.Callback):
+    """Puts the shards of a model together at the end, in rank 0."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Any] = {}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gather; every process takes part."""
+        self.weights = trainer.strategy.lightning_module_state_dict()
 
 
 class _Evaluation(pl.Callback):
