@@ -11,9 +11,9 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.errors import InputError
 from cluster.signals import StopRequest
@@ -32,6 +32,7 @@ _WAIT_SECONDS = 0.2
 _TIMEOUT_GRACE_SECONDS = 0.25
 _MAX_SETUP_DEATHS = 3
 _IDLE_SECONDS = 0.02
+_LOOK_SECONDS = 1.0
 _CONTROL = "control"
 
 
@@ -65,6 +66,17 @@ class Settings:
     max_batch: int = 256
     acknowledge: bool = False
 
+
+class Event(NamedTuple):
+    """Something that happened to a worker: kind "worker_lost", "node_lost" or "node_draining", node and words."""
+
+    kind: str
+    node: str
+    detail: str
+
+
+Note = Callable[[Event], None]
+"""Takes note of an event."""
 
 Plan = Iterable["Trial | Sequence[Trial] | None"]
 """What to run: trials, packs of trials, or None for nothing until more outcomes are known."""
@@ -122,6 +134,7 @@ class _Member:
     device: str = ""
     calls: deque[_Call] = field(default_factory=deque)
     listening: Any = None
+    leaving: bool = False
 
     @property
     def started(self) -> bool:
@@ -137,6 +150,7 @@ def execute(
     stop: StopRequest,
     ray: ModuleType | None = None,
     decide: Decide | None = None,
+    note: Note | None = None,
 ) -> Iterator[tuple[list[Outcome], int]]:
     """Run a plan of trials.
 
@@ -146,9 +160,11 @@ def execute(
         setup: builds the task in each worker.
         shared: what `setup` takes, put once into the object store.
         settings: workers, retries, limits.
-        stop: checked often; once it is set, what is in flight is abandoned and the iterator ends.
+        stop: checked often; once it drains, nothing new starts and the iterator ends with what is in flight; once it is
+            requested, what is in flight is abandoned.
         ray: the connected `ray` module; needed unless `settings.workers` is 0.
         decide: hears what trials report while they run, and says which of them are to end.
+        note: takes note of what happens to workers.
 
     Yields:
         (outcomes, running): outcomes as they come (at times none, so that the caller can look up), and how many
@@ -161,9 +177,13 @@ def execute(
         yield from _execute_here(plan, setup, shared, settings, stop, decide)
     else:
         assert ray is not None, "workers > 0 needs a connected ray"
-        pool = _Pool(ray, plan, setup, shared, settings, decide)
+        pool = _Pool(ray, plan, setup, shared, settings, decide, note or (lambda event: None))
         try:
             while not stop.requested and not pool.finished:
+                if stop.draining:
+                    pool.drain()
+                    if pool.finished:
+                        break
                 yield pool.step(), pool.running
         finally:
             pool.close()
@@ -181,17 +201,17 @@ def _execute_here(
         host, _, device = worker.describe()
     for item in plan:
         if item is None:  # all outcomes were yielded: what the plan waits for happens outside, e.g. in a thread
-            if stop.requested:
+            if stop.draining:
                 return
             time.sleep(_IDLE_SECONDS)
             yield [], 0
             continue
         units = deque([_unit(item)])
         while units:
-            if stop.requested:
+            if stop.draining:
                 return
             unit = units.popleft()
-            with stop.interruptible():
+            with stop.interruptible(patient=True):
                 (attempts,) = worker.run([[pending.trial for pending in unit]], settings.trial_timeout)
             outcomes = []
             for pending, attempt in zip(unit, attempts, strict=True):
@@ -222,8 +242,11 @@ class _Pool:
         shared: Sequence[Any],
         settings: Settings,
         decide: Decide | None,
+        note: Note,
     ) -> None:
         self._ray = ray
+        self._note = note
+        self._looked_at = time.monotonic()
         self._plan = iter(plan)
         self._plan_ended = False
         self._again: deque[_Pending] = deque()
@@ -253,8 +276,14 @@ class _Pool:
         """Whether every trial of the plan has its outcome."""
         return self._plan_ended and not self._again and not self.running
 
+    def drain(self) -> None:
+        """Start nothing new."""
+        self._plan_ended = True
+        self._again.clear()
+
     def step(self) -> list[Outcome]:
         """Hand out work, wait a moment, and return the outcomes that came."""
+        self._leave_draining_nodes()
         for member in self._members:
             if member.started:
                 self._feed(member)
@@ -334,6 +363,8 @@ class _Pool:
 
     def _feed(self, member: _Member) -> None:
         seconds = self._unit_seconds
+        if member.leaving:
+            return
         depth = 2 if seconds is not None and seconds < _QUEUE_AHEAD_SECONDS else 1
         most = self._settings.max_batch
         size = 1 if seconds is None else max(1, min(most, int(_CALL_SECONDS / max(seconds, 1e-9))))
@@ -399,7 +430,8 @@ class _Pool:
                 pending.attempts -= 1
                 self._again.append(pending)
         member.calls.clear()
-        blameless = self._node_is_gone(member.node)
+        blameless = self._node_is_gone(member.node) or "its node has died" in error
+        self._note(Event("node_lost" if blameless else "worker_lost", member.node, f"on {member.host}: {error[:300]}"))
         self._replace(member)
         if blameless:  # the machine went, not the trial: this was no attempt
             for pending in call.trials:
@@ -430,6 +462,20 @@ class _Pool:
 
     def _node_is_gone(self, node: str) -> bool:
         return any(info["NodeID"] == node and not info["Alive"] for info in self._ray.nodes())
+
+    def _leave_draining_nodes(self) -> None:
+        """Give workers on nodes that are being taken away nothing new, and start others elsewhere once they are done."""
+        now = time.monotonic()
+        if now - self._looked_at < _LOOK_SECONDS:
+            return
+        self._looked_at = now
+        draining = set(self._ray._private.state.state.get_draining_nodes())
+        for member in [m for m in self._members if m.started]:
+            if member.node in draining and not member.leaving:
+                member.leaving = True
+                self._note(Event("node_draining", member.node, f"on {member.host}: nothing new starts there"))
+            if member.leaving and not member.calls:
+                self._replace(member)
 
     def _end_overdue(self) -> list[Outcome]:
         """Kill the workers whose trial outlived the limit: Ray cannot cancel a call that is deep in C."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -20,14 +22,23 @@ class Interrupted(BaseException):
 class StopRequest:
     """Context manager that turns the first SIGINT or SIGTERM into a flag; a second one interrupts whatever runs.
 
+    SIGTERM, which announces that the machine goes, leaves what runs a time of grace: nothing new starts (`draining`), and
+    only when it is over the stop is `requested`. So does the end of the hours that may be spent.
+
     Inside `interruptible` blocks the first signal already raises Interrupted. Outside the main thread no handler can
     be set, and nobody but `request` sets the flag.
+
+    Args:
+        grace: seconds that what runs may take after SIGTERM or after the hours.
+        hours: how long new work may start, from now; None for no limit.
     """
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __init__(self, grace: float = 0.0, hours: float | None = None) -> None:
         self.signal: int | None = None
-        self._interruptible = 0
+        self._grace = grace
+        self._at_once = False
+        self._drains_at = math.inf if hours is None else time.monotonic() + 3600 * hours
+        self._interruptible = self._patient = 0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -50,7 +61,17 @@ class StopRequest:
 
     def request(self) -> None:
         """Ask for a stop from code."""
-        self.requested = True
+        self._at_once = True
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new may start."""
+        return self._at_once or time.monotonic() >= self._drains_at
+
+    @property
+    def requested(self) -> bool:
+        """Whether what runs is to be given up."""
+        return self._at_once or time.monotonic() >= self._drains_at + self._grace
 
     @property
     def exit_code(self) -> int:
@@ -58,9 +79,14 @@ class StopRequest:
         return 128 + (self.signal or signal.SIGINT)
 
     @contextlib.contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Let a signal raise Interrupted at once within the block, or at its end where something swallowed it."""
+    def interruptible(self, patient: bool = False) -> Iterator[None]:
+        """Let a signal raise Interrupted at once within the block, or at its end where something swallowed it.
+
+        Args:
+            patient: whether SIGTERM lets the block run for the time of grace.
+        """
         self._interruptible += 1
+        self._patient += patient
         signalled_before = self.signal is not None
         try:
             yield
@@ -70,13 +96,22 @@ class StopRequest:
                 raise
         finally:
             self._interruptible -= 1
-        if self.signal is not None and not signalled_before:
+            self._patient -= patient
+        if self.signal is not None and not signalled_before and (self._at_once or not patient):
             raise Interrupted
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        again = self.requested
-        self.requested = True
+        again = self.signal is not None
         self.signal = self.signal or number
+        if number == signal.SIGTERM and self._grace and not again:
+            self._drains_at = min(self._drains_at, time.monotonic())
+            if self._patient:
+                timer = threading.Timer(self._grace, self._resend, (number,))
+                timer.daemon = True
+                timer.start()
+                return
+        else:
+            self._at_once = True
         if again or self._interruptible:
             if _in_finalizer(frame):
                 # Python prints and drops what a finalizer raises: come again when it is over.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from cluster.errors import InputError
-from cluster.executor import Outcome, Settings, execute
+from cluster.executor import Event, Outcome, Settings, execute
 from cluster.packing import packs
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
@@ -23,6 +24,7 @@ from cluster.store import Run, Store
 from cluster.trial import Trial
 from cluster.worker import Report, Setup
 from jobs.command import command_line, versions
+from jobs.outcomes import outcome_rows
 
 Plan = Callable[[], Iterator[Trial]]
 """Lists the trials, the same at every call."""
@@ -72,6 +74,8 @@ class Execution:
         retries: how often a failed trial is tried again.
         trial_timeout: seconds a trial may take; null for no limit.
         retry_failed: run trials again that are stored as failed.
+        grace: seconds that what runs may take to end after SIGTERM or --max_hours.
+        max_hours: after as many hours nothing new starts; null for no limit.
         timing: print where the time of the start went.
 
     Raises:
@@ -84,6 +88,8 @@ class Execution:
     retries: int = 1
     trial_timeout: float | None = None
     retry_failed: bool = False
+    grace: float = 25.0
+    max_hours: float | None = None
     timing: bool = False
 
     def __post_init__(self) -> None:
@@ -91,6 +97,10 @@ class Execution:
             raise InputError(f"retries: {self.retries} is too small; give 0 or more")
         if self.trial_timeout is not None and self.trial_timeout <= 0:
             raise InputError(f"trial_timeout: {self.trial_timeout} is not above 0; give more, or null")
+        if self.grace < 0:
+            raise InputError(f"grace: {self.grace} is too small; give 0 or more")
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise InputError(f"max_hours: {self.max_hours} is not above 0; give more, or null")
         if (self.workers or 0) < 0 or self.gpus_per_worker < 0:
             raise InputError("workers and gpus_per_worker: give 0 or more")
 
@@ -209,7 +219,7 @@ def launch(
         0 if every trial of the plan is completed, 1 if some failed, 130 or 143 if a signal stopped it.
     """
     clock = Clock()
-    with StopRequest() as stop:
+    with StopRequest(options.grace, options.max_hours) as stop:
         try:
             with stop.interruptible():
                 work = prepare()
@@ -227,10 +237,11 @@ def launch(
                 ) from error
         except Interrupted:
             counts = None
-        if counts is None or stop.requested:
+        if counts is None or (stop.draining and counts.done < counts.total):
             stored = "" if counts is None else f"{counts.done} of {counts.total} trials are stored; "
-            print(f"stopped: {stored}resume with\n  {command_line(prog, options)}", file=sys.stderr)
-            return stop.exit_code
+            hours = f" after {options.max_hours:g} h (--max_hours)" if stop.signal is None else ""
+            print(f"stopped{hours}: {stored}resume with\n  {command_line(prog, options)}", file=sys.stderr)
+            return 1 if stop.signal is None else stop.exit_code
     if options.timing and counts.ran:
         print(clock)
     if counts.completed and summarise is not None:
@@ -308,7 +319,7 @@ class _Launch:
             contextlib.suppress(Interrupted),
         ):
             for batch, running in execute(
-                units, setup, shared, settings=settings, stop=self.stop, ray=ray, decide=search.decide
+                units, setup, shared, settings=settings, stop=self.stop, ray=ray, decide=search.decide, note=self._note
             ):
                 self._keep(batch, about)
                 self._store(search.take(batch))
@@ -374,7 +385,9 @@ class _Launch:
             PlanProgress("trials", counts.total, counts.done, counts.failed) as progress,
             contextlib.suppress(Interrupted),
         ):
-            for batch, running in execute(plan, work.setup, work.shared, settings=settings, stop=self.stop, ray=ray):
+            for batch, running in execute(
+                plan, work.setup, work.shared, settings=settings, stop=self.stop, ray=ray, note=self._note
+            ):
                 if batch:
                     self._keep(batch, about)
                     self.clock.lap("workers and first trial")
@@ -388,17 +401,11 @@ class _Launch:
                 self.store.tick()
         return counts
 
+    def _note(self, event: Event) -> None:
+        self._store({"events": [(None, dt.datetime.now(dt.UTC), event.kind, None, event.node, event.detail)]})
+
     def _keep(self, outcomes: Iterable[Outcome], about: str) -> None:
-        rows: dict[str, list[Any]] = {"trials": []}
-        for o in outcomes:
-            t = o.trial
-            rows["trials"].append(
-                (t.trial_id, t.method, t.dataset, list(t.held_out), t.hyperparameters, t.seed, t.budget)
-                + (o.status, o.error, o.attempts, o.node, o.device, o.started_at, o.seconds, about)
-            )
-            for table, found in o.tables.items():
-                rows.setdefault(table, []).extend((t.trial_id, *row) for row in found)
-        self._store(rows)
+        self._store(outcome_rows(outcomes, about))
 
     def _store(self, rows: Mapping[str, Sequence[Sequence[Any]]]) -> None:
         self.store.append(rows)

@@ -100,8 +100,6 @@ class Train(Execution):
     verify_every: int | None = field(default=None, kw_only=True)
     logger: list[str] = field(default_factory=list, kw_only=True)
     engine: str = field(default="gang", kw_only=True)
-    grace: float = field(default=25.0, kw_only=True)
-    max_hours: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,7 +32,7 @@ def setup_scripted(folder):
             file.write("x")
         attempt = len(marks.read_text())
         kind, _, count = trial.method.partition(":")
-        misbehave = attempt <= int(count or 10**9)
+        misbehave = attempt <= float(count or 10**9)
         if kind == "sleep":
             time.sleep(float(count))
         elif kind == "raise" and misbehave:
