@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from cluster.errors import InputError
+from cluster.retrying import BUDGET_S, persist
+
+T = TypeVar("T")
+
+_PROBE_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,24 @@ class Location:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, *parts: str) -> str:
-        """Join parts below the root."""
+        """Join parts below the root.
+
+        Raises:
+            InputError: for a part that would lead out of the root: names of tables and files may come from anywhere.
+        """
+        for part in parts:
+            steps = part.split("/")
+            if part.startswith("/") or ".." in steps or any(sign in part for sign in ("\\", "\0")):
+                raise InputError(f"run: {part!r} is no name within a run; give one without /, .. and backslashes")
         return "/".join([self.root, *parts])
+
+    def trying(self, operation: Callable[[], T], what: str, budget: float = BUDGET_S) -> T:
+        """Do something to the location: once on a disk; on an object store again and again while that can help.
+
+        Raises:
+            OSError: when it fails for good, or for longer than `budget` seconds.
+        """
+        return operation() if self.is_local else persist(operation, f"{what} {self.uri}", budget)
 
     def log_directory(self) -> Path:
         """Local directory of the write-ahead logs: inside a local run, in the user's cache for an object store."""
@@ -71,23 +95,42 @@ class Location:
 
     def _list(self, kind: pafs.FileType, *parts: str) -> list[str]:
         selector = pafs.FileSelector(self.path(*parts), allow_not_found=True)
-        return sorted(i.base_name for i in self.filesystem.get_file_info(selector) if i.type == kind)
+        infos = self.trying(lambda: self.filesystem.get_file_info(selector), "listing")
+        return sorted(info.base_name for info in infos if info.type == kind)
 
     def exists(self, *parts: str) -> bool:
         """Whether a file or folder exists."""
-        return bool(self.filesystem.get_file_info(self.path(*parts)).type != pafs.FileType.NotFound)
+        path = self.path(*parts)
+        info = self.trying(lambda: self.filesystem.get_file_info(path), "reading")
+        return bool(info.type != pafs.FileType.NotFound)
 
     def read(self, *parts: str) -> bytes:
         """Read a whole file."""
-        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
-            return bytes(stream.read())
+        path = self.path(*parts)
 
-    def write(self, data: bytes | pa.Buffer, *parts: str) -> None:
-        """Write a file that appears whole or not at all: temporary name and rename, or one PUT on an object store."""
+        def read() -> bytes:
+            with self.filesystem.open_input_stream(path) as stream:
+                return bytes(stream.read())
+
+        return self.trying(read, "reading")
+
+    def delete(self, *parts: str) -> None:
+        """Delete a file; one that does not exist is deleted already."""
+        path = self.path(*parts)
+        with contextlib.suppress(FileNotFoundError):
+            self.trying(lambda: self.filesystem.delete_file(path), "deleting")
+
+    def write(self, data: bytes | pa.Buffer, *parts: str, budget: float = BUDGET_S) -> None:
+        """Write a file that appears whole or not at all: temporary name and rename, or one object on an object store.
+
+        Args:
+            data: its content.
+            *parts: where.
+            budget: seconds that an object store may take to be available.
+        """
         target = self.path(*parts)
         if not self.is_local:
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(data)
+            self.trying(lambda: self._upload(data, target), "writing", budget)
             return
         folder, name = os.path.split(target)
         os.makedirs(folder, exist_ok=True)
@@ -102,6 +145,14 @@ class Location:
             os.unlink(temporary)
             raise
 
+    def _upload(self, data: bytes | pa.Buffer, target: str) -> None:
+        """Write an object and look at it: a connection that broke may have left a part, which is written over then."""
+        with self.filesystem.open_output_stream(target) as stream:
+            stream.write(data)
+        size, expected = self.filesystem.get_file_info(target).size, len(memoryview(data))
+        if size != expected:
+            raise OSError(f"{size} of {expected} bytes arrived")
+
     def check_writable(self) -> None:
         """Create the location if need be and prove that it can be written.
 
@@ -111,8 +162,8 @@ class Location:
         try:
             if self.is_local:
                 os.makedirs(self.root, exist_ok=True)
-            self.write(b"", "_probe")
-            self.filesystem.delete_file(self.path("_probe"))
+            self.write(b"probe", "_probe", budget=_PROBE_S)
+            self.delete("_probe")
         except OSError as error:
             reason = error.strerror or str(error).splitlines()[0]
             raise InputError(f"run: cannot write to {self.uri!r} ({reason}); choose another --run") from None

@@ -24,11 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError
+from cluster.retrying import BUDGET_S, is_final, reason, warn
 from cluster.schemas import SCHEMA_VERSION, TABLES
 from cluster.storage import Location
 
 _SEAL_ROWS = 200_000
 _FIRST_SEAL_S = 1.0
+_PATIENCE_S = 5.0  # of a seal that can come later
 
 
 class Run:
@@ -90,11 +92,15 @@ class Run:
         import pyarrow.dataset as pads  # brings in pandas where that is installed: only readers should wait for it
 
         paths = [self.location.path(table, name) for name in names]
-        dataset = pads.dataset(paths, filesystem=self.location.filesystem, format="parquet")
-        # Without an explicit schema a dataset takes its first file's and silently drops newer columns.
-        fragments = [fragment.physical_schema for fragment in dataset.get_fragments()]
-        schema = pa.unify_schemas([*([declared] if declared else []), *fragments], promote_options="permissive")
-        return dataset.replace_schema(schema).to_table()
+
+        def read() -> pa.Table:
+            dataset = pads.dataset(paths, filesystem=self.location.filesystem, format="parquet")
+            # Without an explicit schema a dataset takes its first file's and silently drops newer columns.
+            fragments = [fragment.physical_schema for fragment in dataset.get_fragments()]
+            schema = pa.unify_schemas([*([declared] if declared else []), *fragments], promote_options="permissive")
+            return dataset.replace_schema(schema).to_table()
+
+        return self.location.trying(read, "reading")
 
     def trial_status(self) -> dict[str, str]:
         """Map each stored trial's id to its status."""
@@ -130,6 +136,7 @@ class Store:
         self._lock = open(self._logs / f"{self._writer}.lock", "wb")  # noqa: SIM115 - held until close
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._segment = 0
+        self._unsealed: list[str] = []  # segments that are closed and could not be written yet
         self._open: dict[str, tuple[pa.NativeFile, pa.ipc.RecordBatchStreamWriter]] = {}
         self._rows = 0
         self._began = self._sealed_at = time.monotonic()
@@ -178,29 +185,51 @@ class Store:
         return [pa.RecordBatch.from_arrays(arrays, schema=schema)]
 
     def tick(self) -> None:
-        """Seal if it is time to: at first after a second, then ever more rarely, so that parts stay few."""
+        """Seal if it is time to: at first after a second, then ever more rarely, so that parts stay few.
+
+        An object store that cannot be written for a while ends nothing: the rows stay in the log, which is on this
+        machine's disk, until a later time.
+        """
         now = time.monotonic()
         wait = max(_FIRST_SEAL_S, (now - self._began) / 50)
-        if self._rows >= _SEAL_ROWS or (self._rows and now - self._sealed_at >= wait):
-            self.seal()
+        waiting = self._rows or self._unsealed
+        if self._rows < _SEAL_ROWS and not (waiting and now - self._sealed_at >= wait):
+            return
+        try:
+            self._seal(_PATIENCE_S)
+        except OSError as error:
+            if self.location.is_local or is_final(error):
+                raise
+            self._sealed_at = time.monotonic()
+            where = f"{self.location.uri} cannot be written ({reason(error)})"
+            warn(f"{where}; rows stay in {self._logs} until it can", always=True)
 
     def seal(self) -> None:
-        """Turn the log's segment into Parquet parts."""
-        if not self._open:
-            return
+        """Turn the log into Parquet parts.
+
+        Raises:
+            OSError: when they cannot be written; the rows stay in the log, which the next launch seals.
+        """
+        self._seal(BUDGET_S)
+
+    def _seal(self, budget: float) -> None:
         for sink, writer in self._open.values():
             writer.close()
             sink.close()
-        self._open = {}
-        name = f"{self._writer}-{self._segment:06d}"
-        self._segment += 1
-        self._rows = 0
-        self._seal_segment(name, dict(_log_segments(self._logs))[name])
+        if self._open:
+            self._open = {}
+            self._unsealed.append(f"{self._writer}-{self._segment:06d}")
+            self._segment += 1
+            self._rows = 0
+        while self._unsealed:
+            name = self._unsealed[0]
+            self._seal_segment(name, dict(_log_segments(self._logs))[name], budget)
+            del self._unsealed[0]
         self._sealed_at = time.monotonic()
         # Arrow would keep the pages of every sealed segment; memory then seems to grow with the number of trials.
         pa.default_memory_pool().release_unused()
 
-    def _seal_segment(self, name: str, paths: Mapping[str, Path]) -> int:
+    def _seal_segment(self, name: str, paths: Mapping[str, Path], budget: float = BUDGET_S) -> int:
         tables = {table: content for table, path in paths.items() if (content := _read_log(path)) is not None}
         trials = tables.get("trials")
         if "metrics" in tables:
@@ -211,7 +240,7 @@ class Store:
             if tables[table].num_rows:
                 sink = pa.BufferOutputStream()
                 pq.write_table(tables[table], sink, compression="zstd")
-                self.location.write(sink.getvalue(), table, f"part-{name}.parquet")
+                self.location.write(sink.getvalue(), table, f"part-{name}.parquet", budget=budget)
         for path in paths.values():
             path.unlink(missing_ok=True)
         return sum(table.num_rows for table in tables.values())

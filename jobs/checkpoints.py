@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -117,7 +116,7 @@ class Checkpoints:
         names = {entry.file for entry in self.entries}
         for entry in before:
             if entry.file not in names:
-                self._delete(entry.file)
+                self._location.delete(*self._parts, entry.file)
 
     def _write(self, entries: list[Entry]) -> None:
         self.entries = entries
@@ -128,8 +127,4 @@ class Checkpoints:
         names = {entry.file for entry in self.entries} | {_INDEX}
         for name in self._location.list_files(*self._parts):
             if name not in names:
-                self._delete(name)
-
-    def _delete(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            self._location.filesystem.delete_file(self._location.path(*self._parts, name))
+                self._location.delete(*self._parts, name)
