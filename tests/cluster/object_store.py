@@ -7,7 +7,6 @@ def test_something(object_store):
 
 import contextlib
 import http.client
-import os
 import socket
 import subprocess
 import sys
@@ -54,22 +53,29 @@ class ObjectStore:
         )
 
 
+@contextlib.contextmanager
+def start_object_store():
+    """Start a server for the duration of a block; CREDENTIALS must be in the environment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, server)
+        yield ObjectStore(port)
+    finally:
+        server.kill()
+        server.wait()
+
+
 @pytest.fixture(scope="session")
 def object_store():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
-        try:
-            _wait_for(port, server)
-            yield ObjectStore(port)
-        finally:
-            server.kill()
-            server.wait()
+        with start_object_store() as store:
+            yield store
 
 
 def _wait_for(port, server):
