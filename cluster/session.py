@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _CONNECT_TIMEOUT_S = 5.0
+_TOKEN_FILE = Path("~/.ray/auth_token")
 
 # Measured: without its metrics agent and task events an embedded Ray starts a fifth faster; nobody looks at either.
 _EMBEDDED_ENVIRONMENT = {
@@ -51,6 +54,10 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Mod
     elif "ray" not in sys.modules:  # Ray reads some of these at its import: later they would split it in two minds
         for name, value in _EMBEDDED_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        # Ray wants a token only where it finds one: let it find one.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ) and not _TOKEN_FILE.expanduser().exists():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     # Ray protects its clusters with a token in ~/.ray by default, and warns that it does.
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     import ray
@@ -58,10 +65,12 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Mod
     if ray.is_initialized():  # the caller's own connection: use it, leave it
         yield ray
         return
+    stack = contextlib.ExitStack()
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         else:
+            stack.enter_context(_private(ray))
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -71,6 +80,7 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Mod
                 configure_logging=False,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
+        stack.close()
         if not address:
             raise
         reason = " ".join(str(error).split())[:300]
@@ -79,6 +89,24 @@ def connect(address: str | None = None, cpus: int | None = None) -> Iterator[Mod
         yield ray
     finally:
         ray.shutdown()
+        stack.close()
+
+
+@contextlib.contextmanager
+def _private(ray: ModuleType) -> Iterator[None]:
+    """Let a Ray that starts within the block listen on the loopback only; on Linux it would on every interface."""
+    constants = ray._private.ray_constants
+    switch, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    environment = os.environ.get(switch)
+    os.environ[switch], constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+        if environment is None:
+            os.environ.pop(switch, None)
+        else:
+            os.environ[switch] = environment
 
 
 def _check_address(address: str) -> None:

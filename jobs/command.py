@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import importlib.machinery
 import json
+import os
 import re
 import shlex
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jsonargparse
@@ -23,6 +25,9 @@ INPUT_ERRORS = (cluster.errors.InputError, lightning_modules.errors.InputError)
 """What a person can cause and mend: shown as one line, exit code 2."""
 
 Options = TypeVar("Options")
+
+_OWN_PACKAGES = ("cluster", "jobs", "lightning_modules", "tuning")
+_CLASS_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
 
 
 def command(
@@ -83,13 +88,66 @@ def _parse(options: type[Options], argv: list[str], prog: str, examples: str, po
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options below.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    parser.add_argument(
+        "--trust",
+        type=list[str],
+        default=[],
+        help="Modules that a class path in --config may import, or all; shiftlab's own always may.",
+    )
     parser.add_class_arguments(options, None, as_positional=positional)
     try:
-        values = parser.parse_args(_gather_lists(options, argv))
+        words = _gather_lists(options, argv)
+        values = parser.parse_args(words)
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         raise cluster.errors.InputError(_explain(str(error), options)) from None
     names = {field.name for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+    if values.config:
+        refuse_imports([str(path) for path in values.config], argv, values.trust)
     return options(**{name: value for name, value in vars(values).items() if name in names})
+
+
+def refuse_imports(files: Sequence[str], argv: Sequence[str], trusted: Sequence[str]) -> None:
+    """Refuse class paths in YAML files: a file that somebody sent is data, and importing a module runs its code.
+
+    Args:
+        files: read already, so that they are known to be sound.
+        argv: what was typed; a class path that stands there too is wanted.
+        trusted: modules that may be imported, or "all".
+
+    Raises:
+        InputError: for a class path "module:Class" whose module exists and is neither shiftlab's nor trusted.
+    """
+    import yaml
+
+    if "all" in trusted:
+        return
+    typed = {word.rpartition("=")[2] for word in argv}
+    for file in files:
+        with open(file) as stream:
+            content = yaml.safe_load(stream)
+        for field, value in _strings(content):
+            found = _CLASS_PATH.fullmatch(value)
+            if found is None or value in typed:
+                continue
+            top = found[1].split(".")[0]
+            if top in _OWN_PACKAGES or {top, found[1]} & set(trusted):
+                continue
+            if importlib.machinery.PathFinder.find_spec(top, [os.getcwd(), *sys.path]) is not None:
+                raise cluster.errors.InputError(
+                    f"{field}: {value} in {file} would import the module {found[1]}; if you trust the file, add --trust {top}"
+                )
+
+
+def _strings(content: Any, field: str = "config") -> Iterator[tuple[str, str]]:
+    """Every string in YAML, with the name of the field that it stands in."""
+    if isinstance(content, str):
+        yield field, content
+    elif isinstance(content, dict):
+        for name, value in content.items():
+            yield from _strings(value, str(name))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _strings(value, field)
 
 
 class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -102,7 +160,7 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
     The words of a list may begin with one dash (an environment is called "-90%"); the next `--option` ends them.
     A yes-or-no option without a value means yes.
     """
-    hints = typing.get_type_hints(options)
+    hints = typing.get_type_hints(options) | {"trust": list[str]}
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     lists = {f"--{name}": found for name, hint in hints.items() if (found := _list_of(hint)) is not None}
     gathered: list[str] = []

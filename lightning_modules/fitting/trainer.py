@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Sequence
@@ -16,7 +17,6 @@ from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, Strategy
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.spread import Spread
 from lightning_modules.lightning_import import pl
-
 
 _MEETING_S = 30.0
 
@@ -68,6 +68,8 @@ class _Prompt(DDPStrategy):
 
     def setup_distributed(self) -> None:
         environment = self.cluster_environment
+        if environment is not None and environment.main_address.startswith("127."):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else need reach a run within one machine
         if environment is not None and environment.global_rank() and not dist.is_initialized():
             deadline = time.monotonic() + _MEETING_S
             while time.monotonic() < deadline:

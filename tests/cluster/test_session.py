@@ -1,6 +1,7 @@
 """The connection to Ray: a wrong address is one line within seconds, and what a block starts ends with it."""
 
 import http.server
+import json
 import os
 import re
 import socket
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 
+import grpc
 import pytest
 
 from cluster.errors import InputError
@@ -122,3 +124,48 @@ print("done")
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=180)
     assert output.stdout == "done\n", output.stderr
     assert "authentication" not in output.stderr
+
+
+LISTENING = """
+import json, os, sys
+import psutil
+from cluster.session import connect
+with connect("local", cpus=1) as ray:
+    ray.get(ray.remote(lambda: 1).remote())
+    me = psutil.Process()
+    found = [
+        [process.name(), c.laddr.ip]
+        for process in [me, *me.children(recursive=True)]
+        for c in process.net_connections(kind="inet")
+        if c.status == psutil.CONN_LISTEN
+    ]
+    print(json.dumps({"listening": found, "gcs": ray.get_runtime_context().gcs_address}), flush=True)
+    sys.stdin.readline()
+print(json.dumps({"switch": os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"),
+    "clusters": ray._private.ray_constants.ENABLE_RAY_CLUSTER}))
+"""
+
+
+def test_an_embedded_ray_listens_on_the_loopback_only_and_wants_a_token(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path)}  # without a token of the user's
+    process = subprocess.Popen(
+        [sys.executable, "-c", LISTENING],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        found = json.loads(process.stdout.readline())
+        assert {name for name, _ in found["listening"]} >= {"gcs_server", "raylet"}
+        assert {ip.removeprefix("::ffff:") for _, ip in found["listening"]} == {"127.0.0.1"}
+        with grpc.insecure_channel(found["gcs"]) as channel, pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=10)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        output, _ = process.communicate("\n", timeout=60)
+        assert json.loads(output) == {"switch": None, "clusters": True}  # a later connection is an ordinary one
+    finally:
+        process.kill()
+        process.wait()
