@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cluster.errors import InputError
 from cluster.executor import Event, Outcome, Settings, execute
+from cluster.feasibility import check_feasible
 from cluster.packing import packs
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
@@ -341,6 +342,8 @@ class _Launch:
         with self.stop.interruptible():
             ray = stack.enter_context(connect(options.address, cpus=cpus if embedded else None))
             self.stop.arm()
+            if not embedded:
+                check_feasible(ray, {"CPU": 1, "GPU": options.gpus_per_worker})
         workers = self._workers(options.workers, ray.cluster_resources())
         self.clock.lap("Ray")
         return workers, ray

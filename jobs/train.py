@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import InputError
 from cluster.executor import Outcome
+from cluster.feasibility import check_feasible
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest
@@ -264,6 +265,7 @@ class _Training:
                 cpus = options.workers * options.cpus_per_worker
                 ray = stack.enter_context(connect(options.address, cpus=cpus))
                 self._stop.arm()
+                check_feasible(ray, {"CPU": options.cpus_per_worker, "GPU": options.gpus_per_worker})
                 gang = _engine(options.engine)(ray, setup_rank, shared, settings)
             stack.callback(gang.close)
             found = self._repeat(lambda: gang.train(self._trial, record, self._stopping))
