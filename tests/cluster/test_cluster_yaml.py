@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import ray
 import yaml
 from ray.autoscaler._private.providers import _get_default_config
 from ray.autoscaler._private.util import prepare_config, validate_config
@@ -50,7 +51,7 @@ def plant(config, *path, value):
         (["available_node_types", "cpu_spot", "resources"], {"CPU": 0.5}, "0.5 is not of type 'integer'"),
         (["available_node_types", "cpu_spot"], {"resources": {}}, "'node_config' is a required property"),
         (["head_node_type"], "haed", "`head_node_type` must be one of `available_node_types`"),
-        (["available_node_types", "cpu_spot", "min_workers"], 15, "smaller than the sum of `min_workers`"),
+        (["available_node_types", "cpu_spot", "min_workers"], 17, "smaller than the sum of `min_workers`"),
         (["max_workers"], -1, "-1 is less than the minimum of 0"),
     ],
 )
@@ -104,7 +105,8 @@ def test_trials_stay_off_the_head_and_only_workers_are_spot_machines(prepared):
     # Ray checks none of these: a cluster that costs nothing when idle, and limits that can be reached.
     assert all(kind["min_workers"] == 0 for kind in types.values())
     assert sum(kind["max_workers"] for kind in types.values()) == prepared["max_workers"]
-    assert types["cpu_spot"]["priority"] > types["cpu_on_demand"]["priority"] > types["gpu_spot"]["priority"]
+    order = ["cpu_spot", "cpu_on_demand", "gpu_spot", "gpu_on_demand"]
+    assert sorted(order, key=lambda name: -types[name]["priority"]) == order
 
 
 def test_what_is_mounted_is_here_small_and_enough_to_install(config):
@@ -126,7 +128,8 @@ def test_what_is_mounted_is_here_small_and_enough_to_install(config):
 
 def test_every_shell_line_parses(prepared):
     lines = [command for field in COMMANDS for command in prepared[field]]
-    lines += prepared["available_node_types"]["gpu_spot"]["worker_setup_commands"]
+    for kind in ("gpu_spot", "gpu_on_demand"):
+        lines += prepared["available_node_types"][kind]["worker_setup_commands"]
     assert len(lines) > 8
     for line in lines:
         subprocess.run(["bash", "-n", "-c", line], check=True)
@@ -144,3 +147,19 @@ def test_the_first_line_on_a_machine_gives_shells_the_token_and_the_environment_
     mode, path = output.splitlines()
     assert mode == "token"
     assert path.split(":")[0] == f"{tmp_path}/venv/bin"
+
+
+def test_lost_machines_are_noticed_within_seconds(prepared):
+    """What the head is started with are settings that this Ray knows, and their product is the wait."""
+    (head,) = (line for line in prepared["head_start_ray_commands"] if "--head" in line)
+    checks = dict(re.findall(r"RAY_(health_check_\w+)=(\d+)", head))
+    assert set(checks) == {
+        "health_check_initial_delay_ms",
+        "health_check_period_ms",
+        "health_check_timeout_ms",
+        "health_check_failure_threshold",
+    }
+    period, timeout = int(checks["health_check_period_ms"]), int(checks["health_check_timeout_ms"])
+    assert (period + timeout) * int(checks["health_check_failure_threshold"]) <= 15_000
+    library = Path(ray._raylet.__file__).read_bytes()
+    assert all(name.encode() in library for name in checks)
