@@ -24,6 +24,7 @@ _WAIT_S = 0.2
 _TAKE_S = 10.0
 _START_S = 30.0
 _GROW_S = 2.0
+_LOOK_S = 1.0
 _ANSWER_S = 10.0
 # Who trained with a worker that died cannot go on. Most see it at once; a host that vanished leaves them waiting.
 _CUT_S = 3.0
@@ -80,7 +81,7 @@ class _Member:
     host: str = ""
     node: str = ""
     device: str = ""
-    born: float = field(default_factory=time.monotonic)
+    leaving: bool = False
 
     @property
     def started(self) -> bool:
@@ -98,6 +99,7 @@ class _Round:
     lost: list[tuple[_Member, str]] = field(default_factory=list)
     died: bool = False
     pausing_since: float | None = None
+    looked_at: float = 0.0
     broken_since: float | None = None
 
     @property
@@ -286,7 +288,7 @@ class Gang:
         now, pause = time.monotonic(), this.members[0].actor.pause.options(concurrency_group=CONTROL).remote
         if this.pausing_since is None:
             grown = self._greet(0) or len([m for m in self._members if m.started]) > len(this.members)
-            if stop() or (grown and now - this.began > _GROW_S):
+            if stop() or self._leaving(this, now) or (grown and now - this.began > _GROW_S):
                 pause()
                 this.pausing_since = now
         elif stop():
@@ -296,6 +298,16 @@ class Gang:
         patience = _CUT_S if this.died else _BROKEN_S
         if this.broken_since is not None and this.runs and now - this.broken_since > patience:
             self._abandon(this, self._silent(this.runs) or list(this.runs))
+
+    def _leaving(self, this: _Round, now: float) -> bool:
+        """Whether a worker's node is being taken away: the training then goes on without it, before it is lost."""
+        if now - this.looked_at < _LOOK_S:
+            return False
+        this.looked_at = now
+        draining = set(self._ray._private.state.state.get_draining_nodes())
+        for member in [m for m in this.members if m.node in draining and not m.leaving]:
+            member.leaving = True
+        return any(member.leaving for member in this.members)
 
     def _silent(self, runs: dict[Any, _Member]) -> list[Any]:
         """Find the runs whose workers do not answer."""
@@ -320,6 +332,9 @@ class Gang:
         if this.died or (this.lost and not any(ended.kind == "failed" for ended in this.ended.values())):
             return next((e for e in this.ended.values() if e.kind == "cut"), Ended("cut", error="a worker was lost"))
         kinds = {ended.kind for ended in this.ended.values()}
+        for member in [m for m in self._members if m.leaving]:
+            handler.event("node_draining", None, member.node, f"on {member.host}: the training goes on without it")
+            self._replace(member)
         for kind in ("corrupted", "failed", "cut", "paused"):
             if kind in kinds:
                 ended = next(this.ended[rank] for rank in sorted(this.ended) if this.ended[rank].kind == kind)

@@ -114,8 +114,13 @@ class Nodes:
                 process.suspend()
 
     def drain_node(self, number):
-        """Take a node away in order, as a cloud's notice does."""
-        os.kill(self.nodes[number], signal.SIGTERM)
+        """Announce that a node will be taken away, as a cloud's notice does."""
+        words = psutil.Process(self.nodes[number]).cmdline()
+        node = next(word.split("=")[1] for word in words if word.startswith("--node_id="))
+        ray = Path(sys.executable).with_name("ray")
+        reason = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot", "--deadline-remaining-seconds=120"]
+        command = [ray, "drain-node", f"--address={self.address}", f"--node-id={node}", *reason]
+        subprocess.run(command, env=self.environment, check=True, capture_output=True)
 
     def kill_head(self):
         """Kill the head: its raylet and the global control store. Nothing of the cluster survives that."""

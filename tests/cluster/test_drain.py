@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,8 +12,10 @@ import pytest
 
 from cluster.executor import Settings, execute
 from cluster.signals import Interrupted, StopRequest
+from cluster.store import Run
 from cluster.trial import Trial
 from tests.cluster import tasks
+from tests.cluster.nodes import Nodes
 
 
 def plan(seconds, count):
@@ -144,3 +148,40 @@ def test_no_work_is_given_to_a_node_that_is_being_drained(ray_session, tmp_path,
     assert len(ended) == 30
     assert {outcome.attempts for outcome in ended} == {1}
     assert {event.kind for event in notes} == {"node_draining"}
+
+
+SWEEP = ["--dataset=GaussianSEM:n=400", "--methods=ERM", "--held_out=each", "--draws=15", "--steps=300", "--pack=1"]
+
+
+@pytest.mark.slow
+def test_a_sweep_leaves_a_node_that_is_being_taken_away_and_loses_no_trial(tmp_path):
+    with Nodes(3) as nodes:
+        words = [
+            sys.executable,
+            "-m",
+            "jobs.sweep",
+            *SWEEP,
+            "--workers=2",
+            f"--address={nodes.address}",
+            f"--run={tmp_path}/run",
+        ]
+        process = subprocess.Popen(
+            words, env=nodes.environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        try:
+            deadline = time.monotonic() + 100
+            while not (tmp_path / "run/run.json").exists() or len(Run(f"{tmp_path}/run").read("trials")) < 5:
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            busy = next(number for number, found in nodes.workers().items() if found)
+            nodes.drain_node(busy)
+            assert process.wait(120) == 0
+        finally:
+            process.kill()
+            process.wait()
+    trials = Run(f"{tmp_path}/run").read("trials").to_pylist()
+    assert len(trials) == 60
+    assert {(row["status"], row["attempts"]) for row in trials} == {("completed", 1)}
+    events = Run(f"{tmp_path}/run").read("events").to_pylist()
+    assert {row["kind"] for row in events} == {"node_draining"}
