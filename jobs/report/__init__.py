@@ -86,6 +86,8 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     results = tables.results(compared, metrics)
     console = console or _console()
     _print_line(console, f"{run_uri}: {summary.counts}; total records: {summary.records}")
+    if happened := trainings.what_happened(source):
+        _print_line(console, f"meanwhile: {happened} (table events)")
     console.print()
     if len(compared):
         tables.print_tables(console, (*results.tables, *results.averages))

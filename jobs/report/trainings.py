@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,12 @@ class TrainingSection:
     events: list[tuple[str, str, str]]
     left_out: int
     figures: list[tuple[Plot, str]]
+
+
+def what_happened(run: Run) -> str:
+    """Count in words what happened to workers and nodes; empty where nothing did."""
+    kinds = Counter(row["kind"] for row in run.read("events").to_pylist() if row["trial_id"] is None)
+    return ", ".join(f"{count:,} x {kind.replace('_', ' ')}" for kind, count in sorted(kinds.items()))
 
 
 def training_sections(run: Run, trials: pa.Table) -> list[TrainingSection]:

@@ -184,3 +184,12 @@ def test_names_do_not_lead_out_of_a_run(tmp_path, part):
     with pytest.raises(InputError, match="is no name within a run"):
         location.read("trials", part)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_does_not_answer_is_asked_again(location, proxy):
+    proxy.stall, proxy.stalls = 25.0, 1
+    began = time.monotonic()
+    location.write(CONTENT, "file")
+    assert proxy.failed == 1
+    assert time.monotonic() - began < 20
+    assert location.read("file") == CONTENT

@@ -9,7 +9,7 @@ import pytest
 from cluster.schemas import TABLES
 from cluster.store import Run, Store
 from jobs.report import write_report
-from jobs.report.trainings import _without_undone, training_sections
+from jobs.report.trainings import _without_undone, training_sections, what_happened
 
 BEGAN = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
 
@@ -66,3 +66,4 @@ def test_a_run_without_trainings_has_no_section(tmp_path):
     with Store(str(tmp_path)) as store:
         store.append({"events": [(None, BEGAN, "node_lost", None, "n", "somewhere")]})
     assert training_sections(Run(str(tmp_path)), TABLES["trials"].empty_table()) == []
+    assert what_happened(Run(str(tmp_path))) == "1 x node lost"

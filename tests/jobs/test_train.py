@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -216,6 +217,50 @@ def test_the_best_checkpoint_is_best_by_what_is_monitored(nets, capsys):
     path = re.search(r"best checkpoint: (.*)", capsys.readouterr().out)[1]
     assert f"step-{best:09d}" in path
     assert torch.load(path, weights_only=True)["global_step"] == best
+
+
+def test_the_hours_end_a_training_in_order(nets, capsys):
+    words = [*MODULE, "--run=run", "--hyperparameters={pause: 0.05}"]
+    assert train([*words, f"--max_hours={1 / 3600}"]) == 1
+    said = capsys.readouterr().err
+    step = int(
+        re.search(r"stopped after 0.000277778 h \(--max_hours\): saved at step (\d+) of 40; resume with", said)[1]
+    )
+    assert 0 < step == steps_kept("run")[-1] < 40
+    assert train(words) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ray_train_learns_the_same_and_starts_lost_workers_again(nets):
+    words = [
+        *MODULE,
+        "--run=two",
+        "--workers=2",
+        "--engine=ray_train",
+        "--save_every=5",
+        "--hyperparameters={pause: 0.1}",
+    ]
+    assert train([*MODULE, "--run=one", "--hyperparameters={pause: 0.1}"]) == 0
+    process = launch(words)
+    wait_for_step("two", 10)
+    worker = next(
+        p for p in psutil.Process(process.pid).children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())
+    )
+    worker.kill()
+    _, said = process.communicate(timeout=250)
+    assert process.returncode == 0, said
+    one = metrics_of("one", "two")
+    for key, value in metrics("two").items():
+        assert one[key] == pytest.approx(value, abs=TOLERANCE, rel=TOLERANCE), key
+    assert "worker_lost" in [row["kind"] for row in Run("two").read("events").to_pylist()]
+
+
+def metrics_of(run, other):
+    """A run's metrics of the trial that another run holds."""
+    (trial_id,) = Run(other).trial_status()
+    rows = [r for r in Run(run).read("metrics").to_pylist() if r["trial_id"] == trial_id]
+    return {(r["step"], r["environment"], r["split"], r["metric"]): r["value"] for r in rows}
 
 
 def test_a_failure_is_stored_and_tried_again_when_asked(nets, capsys):
