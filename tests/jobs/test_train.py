@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,6 +158,20 @@ def test_a_training_that_is_killed_and_stopped_goes_on_to_the_last_bit(nets, cap
     capsys.readouterr()
     assert train([*words, "--run=cut"]) == 0
     assert "trained before: nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [MODULE, METHOD], ids=["module", "method"])
+def test_a_training_that_was_killed_between_its_last_step_and_its_row_is_finished(words, nets, capsys):
+    assert train([*words, "--run=run"]) == 0
+    before, (path,) = metrics("run"), Path("run/models").iterdir()
+    weights = torch.load(path, weights_only=True)["state_dict"]
+    for folder in ("trials", "metrics", "models"):
+        shutil.rmtree(Path("run", folder))
+    assert train([*words, "--run=run"]) == 0
+    assert "0 steps in" in capsys.readouterr().out
+    assert metrics("run") == before
+    again = torch.load(path, weights_only=True)["state_dict"]
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
 
 
 @pytest.mark.parametrize(("flip", "blamed"), [("0,8,2", 0), ("1,8,2", 1), ("1,8,1", 1)])
