@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/executor.py` has only this folder
 
 from benchmarks.harness import Figure, alternate, quick_asked, ratio, scratch_folder, show
-from cluster.executor import Outcome, Settings, execute
+from cluster.executor import execute
+from cluster.plan import Outcome, Settings
 from cluster.session import connect
 from cluster.signals import StopRequest
 from cluster.store import Store

@@ -27,7 +27,8 @@ def lose(frozen: bool) -> tuple[float, float, float]:
         Seconds from the loss to when the driver knows, to when a trial that ran there runs again, and to the first
         outcome of the worker in its place.
     """
-    from cluster.executor import Event, Settings, execute
+    from cluster.executor import execute
+    from cluster.plan import Event, Settings
     from cluster.session import connect
     from cluster.signals import StopRequest
     from cluster.trial import Trial

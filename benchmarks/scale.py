@@ -16,7 +16,8 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python benchmarks/scale.py` has only this folder
 
 from benchmarks.harness import Figure, quick_asked, scratch_folder, show
-from cluster.executor import Settings, execute
+from cluster.executor import execute
+from cluster.plan import Settings
 from cluster.session import connect
 from cluster.signals import StopRequest
 from cluster.store import Store

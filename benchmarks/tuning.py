@@ -29,7 +29,8 @@ import scipy.stats
 
 from benchmarks.executor import TUNE_ENVIRONMENT, append
 from benchmarks.harness import Figure, alternate, quick_asked, ratio, scratch_folder, show
-from cluster.executor import Settings, execute
+from cluster.executor import execute
+from cluster.plan import Settings
 from cluster.session import connect
 from cluster.signals import StopRequest
 from cluster.storage import Location

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cluster.errors import InputError
-from cluster.executor import Outcome, Settings, execute
+from cluster.executor import execute
+from cluster.plan import Outcome, Settings
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest

@@ -15,9 +15,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from cluster.errors import InputError
-from cluster.executor import Event, Outcome, Settings, execute
+from cluster.executor import execute
 from cluster.feasibility import check_feasible
 from cluster.packing import packs
+from cluster.plan import Event, Outcome, Settings
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from cluster.executor import Outcome
+from cluster.plan import Outcome
 
 
 def outcome_rows(outcomes: Iterable[Outcome], about: str) -> dict[str, list[Any]]:

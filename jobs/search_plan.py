@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.executor import Outcome
 from cluster.packing import packs
+from cluster.plan import Outcome
 from cluster.store import Run
 from cluster.trial import Trial
 from cluster.worker import Report

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cluster.errors import InputError
-from cluster.executor import Outcome
 from cluster.feasibility import check_feasible
+from cluster.plan import Outcome
 from cluster.progress import PlanProgress, format_duration
 from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from cluster.executor import Settings, execute
+from cluster.executor import execute
+from cluster.plan import Settings
 from cluster.signals import Interrupted, StopRequest
 from cluster.store import Run
 from cluster.trial import Trial

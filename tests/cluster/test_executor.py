@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cluster.errors import InputError
-from cluster.executor import Settings, execute
+from cluster.executor import execute
+from cluster.plan import Settings
 from cluster.signals import StopRequest
 from cluster.trial import Trial
 from tests.cluster import tasks

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from cluster.executor import Settings, execute
+from cluster.executor import execute
+from cluster.plan import Settings
 from cluster.signals import StopRequest
 from cluster.trial import Trial
 from cluster.worker import Channel, Report
