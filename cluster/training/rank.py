@@ -134,6 +134,7 @@ def attempt(task: RankTask, trial: Trial, place: Place, mailbox: Mailbox, checkp
 
 _BROKEN = (
     *("connection closed by peer", "connection reset", "connection refused", "broken pipe", "socket timeout"),
+    "address already in use",  # another program was quicker: the next round meets elsewhere
     *("gloo", "nccl", "timed out", "store->get", "process group", "connect failure", "failed to connect"),
 )
 

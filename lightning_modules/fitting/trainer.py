@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -64,22 +65,45 @@ class _Meeting(ClusterEnvironment):
 
 
 class _Prompt(DDPStrategy):
-    """Data-parallel training whose processes meet without delay: torch tries again only after half a second."""
+    """Data-parallel training whose processes meet without delay, and listen on the address of their meeting alone.
+
+    By itself torch listens on every interface, and tries again only after half a second where rank 0 is not there yet.
+    """
 
     def setup_distributed(self) -> None:
-        environment = self.cluster_environment
-        if environment is not None and environment.main_address.startswith("127."):
+        if self.cluster_environment is not None and not dist.is_initialized():
+            self._meet(self.cluster_environment)
+        super().setup_distributed()  # finds the processes together
+
+    def _meet(self, environment: ClusterEnvironment) -> None:
+        address, port = environment.main_address, environment.main_port
+        rank, world = environment.global_rank(), environment.world_size()
+        listening: dict[str, Any] = {}
+        if address.startswith("127."):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nobody else need reach a run within one machine
-        if environment is not None and environment.global_rank() and not dist.is_initialized():
-            deadline = time.monotonic() + _MEETING_S
-            while time.monotonic() < deadline:
-                with (
-                    contextlib.suppress(OSError),
-                    socket.create_connection((environment.main_address, environment.main_port), timeout=_MEETING_S),
-                ):
-                    break
-                time.sleep(0.002)
-        super().setup_distributed()
+        if rank == 0:
+            listening["master_listen_fd"] = socket.create_server((address, port)).detach()
+        else:
+            _wait_for(address, port)
+        timeout = timedelta(seconds=_MEETING_S)
+        store = dist.TCPStore(address, port, world, rank == 0, timeout=timeout, wait_for_workers=False, **listening)
+        device = self.root_device if self.root_device.type != "cpu" else None
+        dist.init_process_group(
+            self._get_process_group_backend(),
+            timeout=self._timeout,
+            world_size=world,
+            rank=rank,
+            store=store,
+            device_id=device,
+        )
+
+
+def _wait_for(address: str, port: int) -> None:
+    deadline = time.monotonic() + _MEETING_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=_MEETING_S):
+            return
+        time.sleep(0.002)
 
 
 class _Weighted(_Prompt):

@@ -203,6 +203,25 @@ def test_a_flipped_bit_is_found_and_the_right_worker_blamed(nets, ray_session, f
     assert [m.step for m, _ in desk.messages if m.kind == "verified"] == [1, 5]
 
 
+def test_workers_on_one_machine_meet_on_the_loopback_alone(nets):
+    process = launch([*MODULE, "--run=run", "--workers=2", "--hyperparameters={pause: 0.2}"])
+    try:
+        wait_for_step("run", 7)
+        everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        ranks = [p for p in everyone if p.name().startswith("ray::Rank")]
+        assert len(ranks) == 2
+        listening = [
+            (p.name(), c.laddr.ip.removeprefix("::ffff:"))
+            for p in everyone
+            for c in p.net_connections(kind="inet")
+            if c.status == psutil.CONN_LISTEN
+        ]
+        assert {ip for _, ip in listening} == {"127.0.0.1"}, listening
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_loggers_write_files_beside_the_tables(nets, monkeypatch):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     names = ["tensorboard", *(name for name in ("wandb", "mlflow") if importlib.util.find_spec(name))]
