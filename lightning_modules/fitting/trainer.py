@@ -85,8 +85,9 @@ class _Prompt(DDPStrategy):
             listening["master_listen_fd"] = socket.create_server((address, port)).detach()
         else:
             _wait_for(address, port)
+        make_store: Any = dist.TCPStore  # type: ignore[attr-defined]
         timeout = timedelta(seconds=_MEETING_S)
-        store = dist.TCPStore(address, port, world, rank == 0, timeout=timeout, wait_for_workers=False, **listening)
+        store = make_store(address, port, world, rank == 0, timeout=timeout, wait_for_workers=False, **listening)
         device = self.root_device if self.root_device.type != "cpu" else None
         dist.init_process_group(
             self._get_process_group_backend(),
