@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
+import os
 import socket
 import sys
 import time
@@ -31,6 +32,8 @@ from jobs.training import LongOptions, setup_rank
 from jobs.training_record import TrainingRecord
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from cluster.training.ray_train import RayTrain
     from cluster.trial import Trial
     from jobs.subjects import Subject
@@ -234,7 +237,6 @@ class _Training:
         if not options.workers:
             task, self._device = setup_rank(*shared), "cpu"
             self._nodes = socket.gethostname()
-
             broken: list[Exception] = []
 
             def hear(message: Message) -> None:
@@ -265,12 +267,24 @@ class _Training:
                 cpus = options.workers * options.cpus_per_worker
                 ray = stack.enter_context(connect(options.address, cpus=cpus))
                 self._stop.arm()
-                check_feasible(ray, {"CPU": options.cpus_per_worker, "GPU": options.gpus_per_worker})
+                self._check_room(ray, settings.min_workers)
                 gang = _engine(options.engine)(ray, setup_rank, shared, settings)
             stack.callback(gang.close)
             found = self._repeat(lambda: gang.train(self._trial, record, self._stopping))
             self._nodes, self._device = gang.nodes, gang.devices
             return found
+
+    def _check_room(self, ray: ModuleType, least: int) -> None:
+        """Refuse what this machine, or no node type of a cluster, can ever run."""
+        gpus = self._options.gpus_per_worker
+        if self._options.address or os.environ.get("RAY_ADDRESS"):
+            check_feasible(ray, {"CPU": self._options.cpus_per_worker, "GPU": gpus}, "a worker of the training")
+            return
+        found = ray.cluster_resources().get("GPU", 0)
+        if gpus * least > found:
+            raise InputError(
+                f"gpus_per_worker: {least} workers of {gpus:g} are asked for, this machine has {found:g} GPUs; give less"
+            )
 
     def _repeat(self, train: Callable[[], Ended]) -> tuple[Ended, int]:
         attempts = 1

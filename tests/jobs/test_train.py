@@ -335,6 +335,11 @@ def test_bad_input_is_one_line(nets, capsys, words, message):
     assert message in error
 
 
+def test_gpus_that_this_machine_lacks_are_refused_not_waited_for(nets, ray_session, capsys):
+    assert train([*MODULE, "--run=run", "--workers=2", "--gpus_per_worker=99"]) == 2
+    assert "gpus_per_worker: 2 workers of 99 are asked for, this machine has" in capsys.readouterr().err
+
+
 def test_a_method_is_not_sharded_and_a_batch_not_smaller_than_the_workers(nets, ray_session, capsys):
     assert train([*METHOD, "--run=run", "--workers=2", "--strategy=fsdp"]) == 2
     assert "strategy: VREx trains networks that every GPU holds whole; use --strategy ddp" in capsys.readouterr().err
