@@ -100,12 +100,13 @@ class FaultProxy:
         away: whether every connection is closed without an answer.
         stalls: so many of the next requests are answered only after `stall` seconds.
         cuts: so many of the next uploads are cut in their middle: half of them arrives, and no answer.
+        halves: of so many of the next uploads half is stored, and the answer is that all is well.
         requests, failed: how many of the verbs came, and were failed.
     """
 
     def __init__(self, port, fail_every=0, verbs=("PUT",), stall=30.0):
         self.target, self.fail_every, self.verbs, self.stall = port, fail_every, verbs, stall
-        self.away, self.stalls, self.cuts = False, 0, 0
+        self.away, self.stalls, self.cuts, self.halves = False, 0, 0, 0
         self.requests = self.failed = 0
         self._lock = threading.Lock()
 
@@ -147,7 +148,9 @@ class FaultProxy:
             self.stalls -= stalls
             cuts = not fails and not stalls and counted and self.cuts > 0 and len(body) > 1
             self.cuts -= cuts
-            self.failed += bool(fails or stalls or cuts)
+            halves = not (fails or stalls or cuts) and counted and self.halves > 0 and len(body) > 1
+            self.halves -= halves
+            self.failed += bool(fails or stalls or cuts or halves)
         if self.away:
             request.close_connection = True
             request.connection.shutdown(socket.SHUT_RDWR)
@@ -162,7 +165,7 @@ class FaultProxy:
             request.close_connection = True
             request.connection.shutdown(socket.SHUT_RDWR)
             return
-        self._reply(request, *self._forward(request, body))
+        self._reply(request, *self._forward(request, body[: len(body) // 2] if halves else body))
 
     @staticmethod
     def _body(request):

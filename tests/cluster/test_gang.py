@@ -126,8 +126,15 @@ def test_a_failure_of_the_trainings_own_is_no_lost_worker(gang, tmp_path):
 
 def test_who_is_to_blame_is_taken_out_of_service_with_the_node(gang):
     desk = Desk()
-    ended = gang(tasks.setup_accusing, [(1,)]).train(trial(1), desk, lambda: bool(desk.events))
-    assert ended.kind == "paused"  # there is no other node, and somebody stopped waiting for one
+    stops = []
+
+    def stop():
+        if desk.events and not stops:
+            stops.append(time.monotonic() + 5)
+        return bool(stops) and time.monotonic() > stops[0]
+
+    ended = gang(tasks.setup_accusing, [(1,)]).train(trial(1), desk, stop)
+    assert ended.kind == "paused"  # there is no other node: nobody came to accuse again until somebody stopped waiting
     ((kind, step, node, detail),) = desk.events
     assert (kind, step) == ("corrupted", 7)
     assert node

@@ -41,7 +41,7 @@ def rows(first, count):
     ]
 
 
-def test_throttling_is_waited_out_and_said(location, proxy, capsys):
+def test_throttling_now_and_then_is_not_noticed(location, proxy):
     proxy.fail_every = 2
     for number in range(6):
         location.write(CONTENT, "table", f"{number}")
@@ -75,24 +75,19 @@ def test_an_upload_that_is_cut_is_written_again_whole(location, proxy):
     assert location.read("file") == CONTENT
 
 
-def test_half_an_object_is_seen_even_when_the_store_says_that_all_is_well(location, monkeypatch):
-    """The store takes half and answers 200: what arrived is looked at."""
-    sizes = []
-    upload = Location._upload
-
-    def halve(self, data, target):
-        if not sizes:
-            sizes.append(len(data))
-            with self.filesystem.open_output_stream(target) as stream:
-                stream.write(data[: len(data) // 2])
-            info = self.filesystem.get_file_info(target)
-            raise OSError(f"{info.size} of {len(data)} bytes arrived")
-        upload(self, data, target)
-
-    monkeypatch.setattr(Location, "_upload", halve)
+def test_half_an_object_is_seen_even_when_the_store_says_that_all_is_well(location, proxy):
+    proxy.halves = 1
     location.write(CONTENT, "file")
-    monkeypatch.undo()
+    assert proxy.failed == 1
     assert location.read("file") == CONTENT
+
+
+def test_throttling_for_longer_than_the_library_waits_is_waited_out_and_said(location, proxy, capsys):
+    proxy.fail_every = 1
+    threading.Timer(9.0, lambda: setattr(proxy, "fail_every", 0)).start()
+    location.write(CONTENT, "file")
+    assert location.read("file") == CONTENT
+    assert "trying again" in capsys.readouterr().err
 
 
 def test_a_connection_that_breaks_is_made_again(location, proxy):
