@@ -87,7 +87,9 @@ def test_every_table_of_the_run_is_a_view_even_an_empty_one(run):
     assert execute(Run(run), "select name from (show tables)")["name"].to_pylist() == [
         "bounds",
         "claims",
+        "events",
         "metrics",
+        "training",
         "trials",
     ]
     assert execute(Run(run), "select sum(bound) filter (not isnan(bound)) as s from bounds")["s"].to_pylist() == [0.25]
