@@ -280,7 +280,7 @@ def test_a_module_of_ones_own_is_tuned_and_trained(tmp_path, monkeypatch, capsys
     assert study.directions[0].name == "MINIMIZE"
     assert {("width" in t.params) == (t.params["kind"] == "mlp") for t in study.trials} == {True}
     assert {t.params["kind"] for t in study.trials} == {"linear", "mlp"}
-    assert train(["--config=run/best.yaml", "--trust=nets"]) == 0
+    assert train(["--config=run/best.yaml", "--trust=own_nets"]) == 0
     out = capsys.readouterr().out
     checkpoint = torch.load(re.search(r"weights: (.*)", out)[1], weights_only=True)
     assert checkpoint["hyper_parameters"]["kind"] == study.best_trial.params["kind"]
