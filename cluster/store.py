@@ -102,6 +102,24 @@ class Run:
 
         return self.location.trying(read, "reading")
 
+    def read_completed(self, table: str, schema: pa.Schema, keys: Sequence[str] = ("trial_id",)) -> pa.Table:
+        """Read what completed trials stored in a job's own table.
+
+        A trial that ran twice (two launches at once, or a crash between its rows) has equal rows; one of them is kept.
+
+        Args:
+            table: its name.
+            schema: its columns, for a run that has none of them yet.
+            keys: columns that tell a trial's rows apart, `trial_id` first.
+        """
+        rows = self.read(table, schema)
+        trials = self.read("trials")
+        completed = trials.filter(pc.equal(trials["status"], "completed"))["trial_id"]
+        rows = rows.filter(pc.is_in(rows["trial_id"], pc.unique(completed)))
+        numbered = rows.append_column("_row", pa.array(range(rows.num_rows), pa.int64()))
+        first = numbered.group_by(list(keys), use_threads=False).aggregate([("_row", "min")])["_row_min"]
+        return rows.take(first.combine_chunks())
+
     def trial_status(self) -> dict[str, str]:
         """Map each stored trial's id to its status."""
         table = self.read("trials")

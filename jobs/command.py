@@ -167,6 +167,8 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
     position = 0
     while position < len(argv):
         word, *inline = argv[position].split("=", 1) if argv[position].startswith("--") else [argv[position]]
+        if word.startswith("--"):
+            word = f"--{word[2:].replace('-', '_')}"  # --fail-above is --fail_above
         position += 1
         if word in flags and not inline and argv[position : position + 1] not in (["true"], ["false"]):
             inline = ["true"]

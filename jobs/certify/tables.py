@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cluster.schemas import table_schema
 from cluster.store import Run
@@ -62,14 +61,5 @@ SCHEMAS = {"certificates": CERTIFICATES, "flip_certificates": FLIPS}
 
 
 def read(run: Run, table: str) -> pa.Table:
-    """Read "certificates" or "flip_certificates": one row for each completed trial, sorted by example.
-
-    A trial that ran twice (two launches at once, or a crash between its rows) has equal rows; one of them is kept.
-    """
-    rows = run.read(table, SCHEMAS[table])
-    trials = run.read("trials")
-    completed = trials.filter(pc.equal(trials["status"], "completed"))["trial_id"]
-    rows = rows.filter(pc.is_in(rows["trial_id"], pc.unique(completed)))
-    numbered = rows.append_column("_row", pa.array(range(rows.num_rows), pa.int64()))
-    first = numbered.group_by("trial_id", use_threads=False).aggregate([("_row", "min")])["_row_min"]
-    return rows.take(first.combine_chunks()).sort_by([("idx", "ascending"), ("trial_id", "ascending")])
+    """Read "certificates" or "flip_certificates": one row for each completed trial, sorted by example."""
+    return run.read_completed(table, SCHEMAS[table]).sort_by([("idx", "ascending"), ("trial_id", "ascending")])

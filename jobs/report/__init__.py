@@ -1,7 +1,7 @@
 """Everything a person reads of a run: selection rules, tables, plots and one self-contained HTML page.
 
 `selection.py` says which trial represents a method, `tables.py` turns that into tables, `plots.py` and `page.py` show
-them; `certificates.py`, `studies.py`, `trainings.py` and `papers.py` have a section for what such jobs stored. All of it
+them; `certificates.py`, `bounds.py`, `studies.py`, `trainings.py` and `papers.py` have a section for what such jobs stored. All of it
 is computed from the run's tables (`trials`, `metrics` and these jobs' own) and from nothing else.
 """
 
@@ -69,19 +69,25 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
 
     from cluster.storage import Location
     from cluster.store import Run
-    from jobs.report import certificates, page, papers, studies, tables, trainings
+    from jobs.report import bounds, certificates, page, papers, sections, studies, tables, trainings
 
     source = Run(run_uri)
     trials, metrics = source.read("trials"), source.read("metrics")
     summary = page.summarise(trials, metrics)
-    sections = papers.paper_sections(source.read("claims"), trials, metrics)
+    claimed = papers.paper_sections(source.read("claims"), trials, metrics)
     suggested = studies.suggestions(source)
     trained = trainings.training_sections(source, trials)
     if not (summary.statuses.get("completed") or summary.statuses.get("failed") or len(suggested) or trained):
         raise InputError(f"run: {run_uri!r} holds no completed trial yet; report it when its first trial is done")
     certified = certificates.certificate_sections(source)
+    bounded = bounds.bound_sections(source)
     searched = studies.study_sections(suggested, trials)
-    apart = (papers.of_papers(trials), certificates.of_certificates(trials), studies.of_studies(trials, suggested))
+    apart = (
+        papers.of_papers(trials),
+        certificates.of_certificates(trials),
+        bounds.of_bounds(trials),
+        studies.of_studies(trials, suggested),
+    )
     compared = trials.filter(pc.invert(functools.reduce(pc.or_, apart)))
     results = tables.results(compared, metrics)
     console = console or _console()
@@ -91,10 +97,10 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     console.print()
     if len(compared):
         tables.print_tables(console, (*results.tables, *results.averages))
-    certificates.print_sections(console, certified)
+    sections.print_sections(console, (*certified, *bounded))
     studies.print_sections(console, searched)
     trainings.print_sections(console, trained)
-    for section in sections:
+    for section in claimed:
         words = f"{section.holding} of {len(section.claims)} claims hold"
         _print_line(console, f"{section.title} ({section.scale} scale): {words}")
     _print_failures(console, run_uri, summary)
@@ -102,7 +108,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     files = {
         "tables.csv": tables.to_csv(results.tables),
         "tables.tex": tables.to_latex((*results.tables, *results.averages)),
-        "report.html": page.render(run_uri, compared, results, summary, sections, certified, searched, trained),
+        "report.html": page.render(run_uri, compared, results, summary, claimed, certified, bounded, searched, trained),
     }
     target = Location.resolve(out)
     try:

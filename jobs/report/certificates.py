@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,37 +12,13 @@ import pyarrow.compute as pc
 from cluster.store import Run
 from jobs.certify import tables
 from jobs.claims import NamedFigure
-from jobs.report.plots import Plot, inline_figure
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from jobs.report.plots import inline_figure
+from jobs.report.sections import PALETTE, TableSection, finish, new_figure, plain
 
 _RADIUS_STEPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _COLUMNS = 9
 _FLIPS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 _SURE = 0.001
-_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#8c564b")
-
-
-@dataclass(frozen=True)
-class CertificateSection:
-    """What is shown of one dataset's certificates of one kind.
-
-    Args:
-        title: the data, and what is certified.
-        columns: of the table, after the curve's name.
-        rows: by curve, the cells as text.
-        best: by column, the row with the largest number, for the columns where that is better.
-        notes: what the figures mean and under which assumptions.
-        figures: each with its caption.
-    """
-
-    title: str
-    columns: list[str]
-    rows: dict[str, list[str]]
-    best: dict[int, str]
-    notes: list[str]
-    figures: list[tuple[Plot, str]]
 
 
 def of_certificates(trials: pa.Table) -> pa.ChunkedArray | pa.Array:
@@ -51,7 +26,7 @@ def of_certificates(trials: pa.Table) -> pa.ChunkedArray | pa.Array:
     return pc.is_in(trials["method"], pa.array(tables.METHODS))
 
 
-def certificate_sections(run: Run) -> list[CertificateSection]:
+def certificate_sections(run: Run) -> list[TableSection]:
     """Collect a run's certificates, a section for each dataset and kind."""
     sections = []
     for table, section in (("certificates", _radius_section), ("flip_certificates", _flip_section)):
@@ -72,18 +47,12 @@ def _curves(rows: pa.Table, keys: Sequence[str], name: dict[str, str]) -> dict[s
         for key, value in part.items():
             same = pc.is_null(chosen[key]) if value is None else pc.equal(chosen[key], value)
             chosen = chosen.filter(same)
-        words = (name[key].format(_plain(part[key])) for key in differing if part[key] is not None)
+        words = (name[key].format(plain(part[key])) for key in differing if part[key] is not None)
         found[", ".join(words)] = chosen
     return found
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).split("@", 1)[0] if isinstance(value, str) else str(value)
-
-
-def _radius_section(dataset: str, rows: pa.Table) -> CertificateSection:
+def _radius_section(dataset: str, rows: pa.Table) -> TableSection:
     from lightning_modules.certification.accuracy import (
         average_certified_radius,
         certified_accuracy,
@@ -141,9 +110,7 @@ def _radius_section(dataset: str, rows: pa.Table) -> CertificateSection:
     columns = [f"r={r:g}" for r in at] + ["abstains", "ACR", "samples", "s each", "examples"]
     best = {i: max(accuracies, key=lambda name: accuracies[name][i]) for i in range(len(at))} if len(data) > 1 else {}
     figure = inline_figure(lambda: [_radius_figure(dataset, data, radii)])
-    return CertificateSection(
-        f"{_plain(dataset)}: certified accuracy against l2 radius", columns, cells, best, notes, figure
-    )
+    return TableSection(f"{plain(dataset)}: certified accuracy against l2 radius", columns, cells, best, notes, figure)
 
 
 def _columns(largest: float) -> list[float]:
@@ -156,7 +123,7 @@ def _radius_figure(dataset: str, data: dict[str, dict[str, np.ndarray]], radii: 
 
     largest = max((float(np.nanmax(r, initial=0.0)) for r in radii.values()), default=0.0) or 1.0
     at = np.linspace(0, 1.02 * largest, 400)
-    figure, axes = _figure()
+    figure, axes = new_figure()
     values = [certified_accuracy(d["prediction"], radii[name], d["label"], at) for name, d in data.items()]
     if len(values) > 1:
         axes.plot(
@@ -165,12 +132,12 @@ def _radius_figure(dataset: str, data: dict[str, dict[str, np.ndarray]], radii: 
     for i, (name, value) in enumerate(zip(data, values, strict=True)):
         axes.plot(at, value, label=name, **_look(i))
     axes.set_xlabel("l2 radius")
-    _finish(axes, "certified accuracy")
+    finish(axes, "certified accuracy")
     words = "A curve a setting; the envelope is the best of them at each radius." if len(values) > 1 else ""
-    return NamedFigure(f"{_plain(dataset)}: certified accuracy against l2 radius", words, figure)
+    return NamedFigure(f"{plain(dataset)}: certified accuracy against l2 radius", words, figure)
 
 
-def _flip_section(dataset: str, rows: pa.Table) -> CertificateSection:
+def _flip_section(dataset: str, rows: pa.Table) -> TableSection:
     from lightning_modules.certification.label_flips import certified_accuracy_curve, median_flips
 
     keys = ("method", "q", "lam", "partitions", "features")
@@ -214,8 +181,8 @@ def _flip_section(dataset: str, rows: pa.Table) -> CertificateSection:
     ]
     figure = inline_figure(lambda: [_flip_figure(dataset, data)])
     columns = [f"r={r:,}" for r in at] + ["median", "abstains", "s each", "examples"]
-    return CertificateSection(
-        f"{_plain(dataset)}: certified accuracy against flipped labels", columns, cells, best, notes, figure
+    return TableSection(
+        f"{plain(dataset)}: certified accuracy against flipped labels", columns, cells, best, notes, figure
     )
 
 
@@ -224,7 +191,7 @@ def _flip_figure(dataset: str, data: dict[str, tuple[np.ndarray, ...]]) -> Named
 
     largest = max((int(flips.max(initial=0)) for _, flips, *_ in data.values()), default=0) or 1
     at = np.unique(np.concatenate([[0], np.geomspace(1, largest + 1, 300).astype(np.int64)]))
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for i, (name, (prediction, flips, label, *_)) in enumerate(data.items()):
         value = certified_accuracy_curve(prediction, flips, label, at)
         look = _look(i) | ({"linestyle": "--"} if name.startswith("plain ridge") else {})
@@ -232,43 +199,12 @@ def _flip_figure(dataset: str, data: dict[str, tuple[np.ndarray, ...]]) -> Named
     axes.set_xscale("symlog", linthresh=1)
     axes.set_xlim(0, largest + 1)
     axes.set_xlabel("flipped training labels")
-    _finish(axes, "certified accuracy")
+    finish(axes, "certified accuracy")
     words = "Dashed: the exact certificate of plain ridge regression."
-    return NamedFigure(f"{_plain(dataset)}: certified accuracy against flipped labels", words, figure)
+    return NamedFigure(f"{plain(dataset)}: certified accuracy against flipped labels", words, figure)
 
 
 def _look(curve: int) -> dict[str, Any]:
     """Colours in turn, then dotted and dash-dotted again."""
-    style = ("-", ":", "-.")[curve // len(_PALETTE) % 3]
-    return {"color": _PALETTE[curve % len(_PALETTE)], "linestyle": style, "linewidth": 1.6, "drawstyle": "steps-pre"}
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _finish(axes: Any, ylabel: str) -> None:
-    axes.set_ylim(0, 1)
-    axes.set_ylabel(ylabel)
-    axes.grid(axis="y")
-    axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def print_sections(console: Console, sections: Sequence[CertificateSection]) -> None:
-    """Print the tables; the best of a column is bold."""
-    from rich.table import Table
-
-    for section in sections:
-        table = Table(title=section.title, title_justify="left", box=None, pad_edge=False, header_style="")
-        table.add_column("")
-        for column in section.columns:
-            table.add_column(column, justify="right")
-        for name, cells in section.rows.items():
-            table.add_row(name, *(f"[bold]{c}[/]" if section.best.get(i) == name else c for i, c in enumerate(cells)))
-        console.print(table)
-        for note in section.notes:
-            console.print(f"  {note}", style="dim", markup=False, highlight=False)
-        console.print()
+    style = ("-", ":", "-.")[curve // len(PALETTE) % 3]
+    return {"color": PALETTE[curve % len(PALETTE)], "linestyle": style, "linewidth": 1.6, "drawstyle": "steps-pre"}

@@ -18,8 +18,8 @@ from markupsafe import Markup
 
 from cluster.progress import format_duration
 from jobs.report import plots
-from jobs.report.certificates import CertificateSection
 from jobs.report.papers import PaperSection
+from jobs.report.sections import TableSection
 from jobs.report.selection import RULES
 from jobs.report.studies import StudySection
 from jobs.report.tables import Results, dataset_names, method_order
@@ -120,7 +120,8 @@ def render(
     results: Results,
     summary: Summary,
     papers: Sequence[PaperSection] = (),
-    certificates: Sequence[CertificateSection] = (),
+    certificates: Sequence[TableSection] = (),
+    bounds: Sequence[TableSection] = (),
     studies: Sequence[StudySection] = (),
     trainings: Sequence[TrainingSection] = (),
 ) -> str:
@@ -133,6 +134,7 @@ def render(
         summary: from `summarise`.
         papers: from `paper_sections`.
         certificates: from `certificate_sections`.
+        bounds: from `bound_sections`.
         studies: from `study_sections`.
         trainings: from `training_sections`.
 
@@ -163,6 +165,7 @@ def render(
         summary=summary,
         papers=papers,
         certificates=certificates,
+        bounds=bounds,
         studies=studies,
         trainings=trainings,
         rules=[(rule, [t for t in (*results.tables, *results.averages) if t.rule is rule]) for rule in RULES],

@@ -88,6 +88,53 @@ def load_rows(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, lis
 
 
 @dataclass(frozen=True)
+class FeatureRows:
+    """The rows of a feature table, whichever of its optional columns there are.
+
+    Args:
+        identity: the file's stem, "@" and a fingerprint of its bytes.
+        features: [n, d] float32.
+        labels: [n] indices into `classes`; None without labels.
+        classes: names of the distinct labels, sorted.
+        environments: by name, its rows; empty without that column.
+        logits: [n, C] float32, as they stand there; None without that column.
+    """
+
+    identity: str
+    features: np.ndarray
+    labels: np.ndarray | None
+    classes: tuple[str, ...]
+    environments: dict[str, np.ndarray]
+    logits: np.ndarray | None
+
+
+def load_feature_rows(path: str | os.PathLike[str]) -> FeatureRows:
+    """Load a feature table whose rows need no label: only `features` must be there.
+
+    Args:
+        path: as for `load_table`.
+
+    Raises:
+        InputError: as `load_table`, for what is there.
+    """
+    path = Path(path)
+    table = _read(path, ("features",), ("label", "environment", "logits"))
+    if not len(table):
+        raise InputError(f"{path}: has no rows; fill it")
+    present = table.column_names
+    labels, classes = _codes(path, table, "label") if "label" in present else (None, [])
+    rooms: dict[str, np.ndarray] = {}
+    if "environment" in present:
+        codes, names = _codes(path, table, "environment")
+        rooms = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
+    logits = _features(path, table["logits"], "logits") if "logits" in present else None
+    with open(path, "rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    identity = f"{path.stem.replace('@', '_')}@{digest[:8]}"
+    return FeatureRows(identity, _features(path, table["features"]), labels, tuple(classes), rooms, logits)
+
+
+@dataclass(frozen=True)
 class TableStream:
     """The rows of a Parquet feature table, read piece by piece and as often as wanted: for tables larger than memory.
 
@@ -207,23 +254,23 @@ def _rows(path: Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray, list[str
     return features, labels, classes, np.array([split == "out" for split in splits])[codes]
 
 
-def _read(path: Path, required: Sequence[str]) -> pa.Table:
+def _read(path: Path, required: Sequence[str], optional: Sequence[str] = _OPTIONAL) -> pa.Table:
     """Read the required columns and the optional ones that are there, whatever the format."""
     suffix = _suffix(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         if suffix in NPZ:
-            return _from_arrays(path, _read_npz(path, required))
+            return _from_arrays(path, _read_npz(path, required, optional))
         if suffix in PARQUET:
             with pq.ParquetFile(path) as file:
-                return file.read(columns=_select(path, file.schema_arrow.names, required))
+                return file.read(columns=_select(path, file.schema_arrow.names, required, optional))
         with pa.memory_map(str(path)) as source:
             try:
                 table = pa.ipc.open_file(source).read_all()
             except pa.ArrowInvalid:  # not the file format: the stream format has no magic bytes to tell it by
                 table = pa.ipc.open_stream(source).read_all()
-        table = table.select(_select(path, table.column_names, required))
+        table = table.select(_select(path, table.column_names, required, optional))
         table.validate(full=True)  # unlike the other formats this one has no checks of its own, and bad offsets crash
         return table
     except InputError:
@@ -242,13 +289,13 @@ def _read(path: Path, required: Sequence[str]) -> pa.Table:
         raise InputError(f"{path}: cannot be read as {suffix[1:]} ({reason}); write it anew") from error
 
 
-def _read_npz(path: Path, required: Sequence[str]) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, required: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:
     file = np.load(path, allow_pickle=False)  # pickles run code
     if not isinstance(file, np.lib.npyio.NpzFile):
         raise InputError(f"{path}: holds one array; write it with numpy.savez and the names {', '.join(required)}")
     with file:
         arrays = {}
-        for name in _select(path, file.files, required):
+        for name in _select(path, file.files, required, optional):
             try:
                 arrays[name] = file[name]
             except ValueError as error:
@@ -258,14 +305,16 @@ def _read_npz(path: Path, required: Sequence[str]) -> dict[str, np.ndarray]:
         return arrays
 
 
-def _select(path: Path, present: Sequence[str], required: Sequence[str]) -> list[str]:
+def _select(
+    path: Path, present: Sequence[str], required: Sequence[str], optional: Sequence[str] = _OPTIONAL
+) -> list[str]:
     for name in required:
         if name not in present:
             raise InputError(f"{path}: column {name!r} is missing; it has {', '.join(map(repr, present)) or 'none'}")
-    for name in (*required, *_OPTIONAL):
+    for name in (*required, *optional):
         if list(present).count(name) > 1:
             raise _bad(path, name, "stands there more than once; keep one")
-    return [*required, *(name for name in _OPTIONAL if name in present)]
+    return [*required, *(name for name in optional if name in present)]
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> pa.Table:
@@ -284,22 +333,22 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> pa.Table:
     return pa.table(columns)
 
 
-def _features(path: Path, column: pa.ChunkedArray) -> np.ndarray:
+def _features(path: Path, column: pa.ChunkedArray, name: str = "features") -> np.ndarray:
     """Turn a list column into [n, d] float32."""
     kind = column.type
     lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise _bad(path, "features", f"is {kind}; make it a fixed-size list of float32")
+        raise _bad(path, name, f"is {kind}; make it a fixed-size list of float32")
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     lengths = np.concatenate([chunk.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
     width = int(lengths[0])
     if column.null_count:
-        raise _bad(path, "features", f"has {_nulls(column)}; drop those rows")
+        raise _bad(path, name, f"has {_nulls(column)}; drop those rows")
     if (lengths != width).any():
         row = int(np.argmax(lengths != width))
-        raise _bad(path, "features", f"row {row} has {lengths[row]} numbers, row 0 has {width}; make them equal")
+        raise _bad(path, name, f"row {row} has {lengths[row]} numbers, row 0 has {width}; make them equal")
     if width == 0:
-        raise _bad(path, "features", "has no numbers in its rows")
+        raise _bad(path, name, "has no numbers in its rows")
     features = np.empty((len(column), width), dtype=np.float32)
     start = 0
     for chunk in chunks:
@@ -311,7 +360,7 @@ def _features(path: Path, column: pa.ChunkedArray) -> np.ndarray:
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         what = f"{bad.sum()} rows have NaN, null or infinite numbers, first row {bad.argmax()}"
-        raise _bad(path, "features", f"{what}; clean or drop them")
+        raise _bad(path, name, f"{what}; clean or drop them")
     return features
 
 
