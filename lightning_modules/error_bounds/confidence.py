@@ -21,8 +21,8 @@ _LARGEST_LOG_SCALE = 12.0
 def fit_temperature(logits: Array, labels: Array) -> float:
     """Find the factor exp(t) of logits that minimises the cross-entropy of labels; 1 / factor is the temperature.
 
-    The loss is convex in the factor, so a bounded search over its logarithm finds the minimum; a classifier without an error
-    would have an infinite one, which is cut off at exp(12).
+    The loss is convex in the factor, so a bounded search over its logarithm finds the minimum. Of a classifier without an
+    error it would be infinite; the search ends where the loss is zero to rounding.
 
     Args:
         logits: [n, K].
