@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/shiftlab sweep --config jobs/demo.yaml
 
 test: install browser database lint
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu' -n 2 --dist loadfile
 
 test-slow: install browser database
 	$(BIN)/python -m pytest -m slow

@@ -304,7 +304,7 @@ def check_trainable(method: type[Method], name: str, network: str, dataset: Data
     Args:
         method: the class.
         name: of the method.
-        network: linear, mlp or cnn.
+        network: linear, mlp, small-cnn or cnn.
         dataset: the data.
         left: number of environments that are trained on.
 
@@ -326,9 +326,10 @@ def check_trainable(method: type[Method], name: str, network: str, dataset: Data
 def shape(trial: Trial) -> tuple[Any, ...] | None:
     """What trials must share to train as one pack; None for a trial that gains nothing by it."""
     from lightning_modules.domain_generalization.catalog import find_method
+    from lightning_modules.networks import CONVOLUTIONAL
 
     values = json.loads(trial.hyperparameters)
-    if values["network"] == "cnn":  # its products are large enough alone, and many at once need much memory
+    if values["network"] in CONVOLUTIONAL:  # its products are large enough alone, and many at once need much memory
         return None
     structural = ("batch_size", *find_method(trial.method).structural)
     kinds = tuple((k, v) for k, v in values.items() if k in structural or isinstance(v, str | bool))

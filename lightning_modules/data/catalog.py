@@ -17,6 +17,8 @@ BUILT_IN: dict[str, tuple[str, str]] = {
     "ColoredMNIST": ("lightning_modules.data.digits", "colored_mnist"),
     "RotatedMNIST": ("lightning_modules.data.digits", "rotated_mnist"),
     "NoisyColoredMNIST": ("lightning_modules.data.digits", "noisy_colored_mnist"),
+    "ShiftedDigits": ("lightning_modules.data.shifted_digits", "training_digits"),
+    "Flights": ("lightning_modules.data.flights", "flights"),
     "GaussianSEM": (f"{_SIMULATED}.gaussian_sem", "gaussian_sem"),
     "GaussianEnvironments": (f"{_SIMULATED}.gaussian_environments", "gaussian_environments"),
     "DomainAdjustedSEM": (f"{_SIMULATED}.domain_adjusted_sem", "domain_adjusted_sem"),

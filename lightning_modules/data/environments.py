@@ -39,7 +39,7 @@ class Dataset:
             so it must not depend on where the data lie.
         environments: at least two.
         classes: class names in label order.
-        network: default network: "linear", "mlp" or "cnn".
+        network: default network: "linear", "mlp", "small-cnn" or "cnn".
         checkpoint_every: default number of steps between evaluations (DomainBed's for this kind of data).
     """
 

@@ -128,7 +128,7 @@ class AdversarialMethod(Method):
 
     Hyperparameters = AdversarialHyperparameters
     minimum_environments = 2
-    networks = ("mlp", "cnn")
+    networks = ("mlp", "small-cnn", "cnn")
     structural = ("mlp_width", "mlp_depth")
     conditional: ClassVar[bool] = False
 

@@ -49,7 +49,7 @@ class IterativeFeatureMatching(Method):
 
     Hyperparameters = IterativeFeatureMatchingHyperparameters
     minimum_environments = 2
-    networks = ("mlp", "cnn")
+    networks = ("mlp", "small-cnn", "cnn")
 
     @staticmethod
     def objective(

@@ -24,7 +24,7 @@ class Hyperparameters:
         lr: learning rate of Adam.
         weight_decay: L2 penalty within Adam.
         batch_size: examples per training environment and step.
-        network: "auto" takes the dataset's own; or "linear", "mlp", "cnn".
+        network: "auto" takes the dataset's own; or "linear", "mlp", "small-cnn", "cnn".
     """
 
     lr: Annotated[float, LogUniform(10**-4.5, 10**-2.5)] = 1e-3
@@ -125,7 +125,7 @@ class Method:
     minimum_environments: ClassVar[int] = 1
     structural: ClassVar[tuple[str, ...]] = ()
     """Numeric hyperparameters that decide shapes: equal in all members of a pack, and plain numbers there."""
-    networks: ClassVar[tuple[str, ...]] = ("linear", "mlp", "cnn")
+    networks: ClassVar[tuple[str, ...]] = ("linear", "mlp", "small-cnn", "cnn")
     """Networks it can train."""
 
     @staticmethod

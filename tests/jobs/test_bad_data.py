@@ -93,7 +93,7 @@ def test_a_network_that_a_method_cannot_train_is_refused(tmp_path, capsys):
     path = table(tmp_path / "t.npz")
     words = ["--dataset", path, "--methods", "DANN", "--run", str(tmp_path / "run"), "--workers", "0"]
     assert sweep.main(words) == 2
-    assert "DANN cannot train 'linear'; give it one of mlp, cnn" in capsys.readouterr().err
+    assert "DANN cannot train 'linear'; give it one of mlp, small-cnn, cnn" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -20,7 +20,9 @@ def networks(name, shape, count=4, classes=3):
     return [build_network(name, shape, classes, torch.Generator().manual_seed(k)) for k in range(count)]
 
 
-@pytest.mark.parametrize(("name", "shape"), [("linear", (12,)), ("mlp", (2, 5, 5)), ("cnn", (1, 8, 8))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("linear", (12,)), ("mlp", (2, 5, 5)), ("small-cnn", (1, 8, 9)), ("cnn", (1, 8, 8))]
+)
 def test_a_stacked_network_computes_what_its_members_compute(name, shape):
     singles = networks(name, shape)
     stacked = StackedNetwork(singles)

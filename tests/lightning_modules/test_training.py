@@ -138,7 +138,7 @@ def test_erm_follows_the_colour_and_fails_where_it_turns(split):
 
 
 def test_wrong_networks_and_too_few_environments_are_named(split):
-    with pytest.raises(InputError, match="network: unknown 'resnet'; choose one of linear, mlp, cnn"):
+    with pytest.raises(InputError, match="network: unknown 'resnet'; choose one of linear, mlp, small-cnn, cnn"):
         fit(split, network="resnet")
     with pytest.raises(InputError, match="VREx: needs at least 2 training environments, got 1"):
         fit(split, "VREx", held_out=("+80%", "-90%"))
