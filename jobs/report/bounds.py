@@ -15,7 +15,7 @@ from jobs.report.plots import inline_figure
 from jobs.report.sections import PALETTE, TableSection, new_figure, plain
 
 _WITHOUT = " w/o delta"
-_MARKERS = "osDv^<>Pp*hX"
+_MARKERS = "osDv^<>Pp*hH"
 
 
 def of_bounds(trials: pa.Table) -> pa.ChunkedArray | pa.Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,7 @@ class CostSet(ABC):
         return self.grid(2)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FiniteCostSet(CostSet):
     """A list of costs.
 
@@ -74,14 +74,14 @@ class FiniteCostSet(CostSet):
         return np.array([float(cost.shift(w)) for cost in self.costs])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EigenvalueBox(CostSet):
     """Mahalanobis costs with common eigenvectors, each eigenvalue in an interval; the corners are extreme for every w.
 
     Args:
         vectors: [d, d] orthonormal columns.
-        low: [d] smallest eigenvalues, above 0 (the cheapest cost).
-        high: [d] largest.
+        low: [d] smallest eigenvalues, above 0 (the cheapest cost); or one number for all.
+        high: [d] largest, or one number.
         budget: of all.
 
     Raises:
@@ -92,24 +92,33 @@ class EigenvalueBox(CostSet):
     low: Array
     high: Array
     budget: float = 1.0
+    _extremes: tuple[Cost, Cost] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        d = len(self.vectors)
-        if not np.allclose(self.vectors.T @ self.vectors, np.eye(d), atol=1e-8):
-            raise InputError("vectors: are not orthonormal; give the eigenvectors as columns")
-        low, high = np.broadcast_to(self.low, d), np.broadcast_to(self.high, d)
-        if (low <= 0).any() or (low > high).any():
+        vectors = np.asarray(self.vectors, np.float64)
+        d = len(vectors)
+        if vectors.shape != (d, d) or not np.allclose(vectors.T @ vectors, np.eye(d), atol=1e-8):
+            raise InputError(
+                f"vectors: of shape {list(vectors.shape)} are not orthonormal; give eigenvectors as columns"
+            )
+        try:
+            low, high = (np.broadcast_to(np.asarray(v, np.float64), (d,)).copy() for v in (self.low, self.high))
+        except ValueError:
+            raise InputError(f"low: and high: give {d} eigenvalues each, one a column of vectors") from None
+        if not ((low > 0) & (low <= high) & np.isfinite(high)).all():
             raise InputError("low: must be above 0 and at most high, for every eigenvalue")
-        object.__setattr__(self, "low", np.array(low, np.float64))
-        object.__setattr__(self, "high", np.array(high, np.float64))
+        for name, value in (("vectors", vectors), ("low", low), ("high", high)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_extremes", (self.member(high), self.member(low)))
 
     def member(self, values: Array) -> MahalanobisCost:
         """The cost with these eigenvalues [d]."""
-        return MahalanobisCost((self.vectors * values) @ self.vectors.T, self.budget)
+        sigma = (self.vectors * values) @ self.vectors.T
+        return MahalanobisCost((sigma + sigma.T) / 2, self.budget)
 
     def extreme_costs(self, w: Array) -> tuple[Cost, Cost]:
         """See `CostSet`."""
-        return self.member(self.high), self.member(self.low)
+        return self._extremes
 
     def grid(self, count: int) -> list[Cost]:
         """Members between the corners, evenly in the logarithm of the eigenvalues."""
@@ -119,13 +128,15 @@ class EigenvalueBox(CostSet):
         """See `CostSet`."""
         if not isinstance(cost, MahalanobisCost) or cost.budget != self.budget:
             return False
+        if cost.manipulable is not None or cost.sigma.shape != self.vectors.shape:
+            return False
         turned = self.vectors.T @ cost.sigma @ self.vectors
         values = np.diag(turned)
         common = np.allclose(turned, np.diag(values), atol=1e-9 * (1 + np.abs(turned).max()))
         return bool(common and (values >= self.low - 1e-9).all() and (values <= self.high + 1e-9).all())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpectralBall(CostSet):
     """Mahalanobis costs whose matrix differs from a centre by at most a radius in spectral norm.
 
@@ -141,32 +152,40 @@ class SpectralBall(CostSet):
     center: Array
     radius: float
     budget: float = 1.0
+    _extremes: tuple[Cost, Cost] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        smallest = float(np.linalg.eigvalsh(MahalanobisCost(self.center).sigma)[0])
+        center = MahalanobisCost(self.center).sigma
+        smallest = float(np.linalg.eigvalsh(center)[0])
         if not 0 <= self.radius < smallest:
-            raise InputError(f"radius: {self.radius} is not between 0 and the smallest eigenvalue, {smallest:g}")
+            raise InputError(
+                f"radius: {self.radius} is not in [0, {smallest:g}); stay below the centre's smallest eigenvalue"
+            )
+        object.__setattr__(self, "center", center)
+        object.__setattr__(self, "_extremes", tuple(self._member(t) for t in (1.0, -1.0)))
+
+    def _member(self, t: float) -> Cost:
+        return MahalanobisCost(self.center + t * self.radius * np.eye(len(self.center)), self.budget)
 
     def extreme_costs(self, w: Array) -> tuple[Cost, Cost]:
         """See `CostSet`: the centre plus and minus radius I, for every w."""
-        eye = self.radius * np.eye(len(self.center))
-        return MahalanobisCost(self.center + eye, self.budget), MahalanobisCost(self.center - eye, self.budget)
+        return self._extremes
 
     def grid(self, count: int) -> list[Cost]:
         """Members on the line between the extremes."""
         eye = np.eye(len(self.center))
-        return [
-            MahalanobisCost(self.center + self.radius * (1 - 2 * t) * eye, self.budget) for t in _fractions(count)
-        ]
+        return [MahalanobisCost(self.center + self.radius * (1 - 2 * t) * eye, self.budget) for t in _fractions(count)]
 
     def contains(self, cost: Cost) -> bool:
         """See `CostSet`."""
         if not isinstance(cost, MahalanobisCost) or cost.budget != self.budget:
             return False
+        if cost.manipulable is not None or cost.sigma.shape != self.center.shape:
+            return False
         return bool(np.abs(np.linalg.eigvalsh(cost.sigma - self.center)).max() <= self.radius + 1e-9)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BudgetInterval(CostSet):
     """One norm, and a budget that is known to lie in an interval.
 

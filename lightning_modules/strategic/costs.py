@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_modules.errors import InputError
 
-Array = np.ndarray
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 class Cost(ABC):
@@ -36,10 +38,11 @@ class Cost(ABC):
 
     def shift(self, w: Array) -> Array:
         """How much a score can be raised within the budget, k = u ||w||_*."""
-        return self.budget * self.dual_norm(w)
+        found: Array = self.budget * self.dual_norm(w)
+        return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MahalanobisCost(Cost):
     """||z|| = sqrt(z' Sigma z); its dual is sqrt(w' Sigma^-1 w), so a smaller Sigma lets people move further.
 
@@ -54,14 +57,16 @@ class MahalanobisCost(Cost):
 
     sigma: Array
     budget: float = 1.0
-    manipulable: Array | None = None
-    inverse: Array = field(init=False, repr=False, compare=False)
+    manipulable: Mask | None = None
+    inverse: Array = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         sigma = np.asarray(self.sigma, np.float64)
         if sigma.ndim != 2 or sigma.shape[0] != sigma.shape[1]:
-            raise InputError(f"sigma: has shape {list(sigma.shape)}, not [d, d]")
-        if not np.allclose(sigma, sigma.T, atol=1e-10 * (1 + np.abs(sigma).max())):
+            raise InputError(f"sigma: has shape {list(sigma.shape)}; give a square matrix [d, d]")
+        if not np.isfinite(sigma).all():
+            raise InputError("sigma: holds NaN or infinite numbers; leave what cannot be changed out of `manipulable`")
+        if not np.allclose(sigma, sigma.T, rtol=0, atol=1e-10 * (1 + np.abs(sigma).max())):
             raise InputError("sigma: is not symmetric; give (sigma + sigma.T) / 2")
         _check_budget(self.budget)
         mask = _check_mask(self.manipulable, len(sigma))
@@ -72,19 +77,20 @@ class MahalanobisCost(Cost):
             raise InputError("sigma: is not positive definite; every direction must cost something") from None
         inverse = np.zeros_like(sigma)
         inverse[np.ix_(mask, mask)] = factor.T @ factor
+        object.__setattr__(self, "sigma", sigma)
         object.__setattr__(self, "inverse", inverse)
+        object.__setattr__(self, "manipulable", None if self.manipulable is None else mask)
 
     def norm(self, z: Array) -> Array:
         """Lengths; infinite for a move of what cannot be changed."""
-        found: Array = np.sqrt(np.einsum("...i,ij,...j->...", z, self.sigma, z))
-        if self.manipulable is not None:
-            found = np.where((z[..., ~self.manipulable] != 0).any(-1), math.inf, found)
-        return found
+        _check_width(z, len(self.sigma), "moves")
+        found: Array = np.sqrt(np.maximum(0, ((z @ self.sigma) * z).sum(-1)))
+        return _forbid(found, z, self.manipulable)
 
     def dual_norm(self, w: Array) -> Array:
         """See `Cost`."""
-        _check_width(w, len(self.sigma))
-        found: Array = np.sqrt(np.maximum(0, np.einsum("...i,ij,...j->...", w, self.inverse, w)))
+        _check_width(w, len(self.sigma), "weights")
+        found: Array = np.sqrt(np.maximum(0, ((w @ self.inverse) * w).sum(-1)))
         return found
 
     def dual_maximizer(self, w: Array) -> Array:
@@ -94,7 +100,7 @@ class MahalanobisCost(Cost):
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LpCost(Cost):
     """||z||_p; its dual is ||w||_q with 1/p + 1/q = 1.
 
@@ -109,12 +115,14 @@ class LpCost(Cost):
 
     p: float = 2.0
     budget: float = 1.0
-    manipulable: Array | None = None
+    manipulable: Mask | None = None
 
     def __post_init__(self) -> None:
         if not self.p >= 1:
             raise InputError(f"p: {self.p} is below 1, so no norm; give 1 or more, inf among them")
         _check_budget(self.budget)
+        if self.manipulable is not None:
+            object.__setattr__(self, "manipulable", _check_mask(self.manipulable, len(self.manipulable)))
 
     @property
     def q(self) -> float:
@@ -126,15 +134,13 @@ class LpCost(Cost):
     def _masked(self, w: Array) -> Array:
         if self.manipulable is None:
             return w
-        mask = _check_mask(self.manipulable, w.shape[-1])
-        return np.where(mask, w, 0.0)
+        _check_width(w, len(self.manipulable), "weights")
+        return np.where(self.manipulable, w, 0.0)
 
     def norm(self, z: Array) -> Array:
         """Lengths; infinite for a move of what cannot be changed."""
         found: Array = np.linalg.norm(z, ord=self.p, axis=-1)
-        if self.manipulable is not None:
-            found = np.where((z[..., ~self.manipulable] != 0).any(-1), math.inf, found)
-        return found
+        return _forbid(found, z, self.manipulable)
 
     def dual_norm(self, w: Array) -> Array:
         """See `Cost`."""
@@ -145,7 +151,8 @@ class LpCost(Cost):
         """See `Cost`; for p = 1 all of the move is in one largest coordinate."""
         w = np.asarray(self._masked(w), np.float64)
         if math.isinf(self.p):
-            return np.sign(w)
+            signs: Array = np.sign(w)
+            return signs
         size = np.abs(w)
         if self.p == 1:
             chosen = np.zeros_like(w)
@@ -161,6 +168,8 @@ class LpCost(Cost):
 class CostStack:
     """J costs of each of P problems, for weights [P, d] at once.
 
+    Costs of the same kind are evaluated together, whichever problem they belong to.
+
     Args:
         costs: P lists of J costs each.
 
@@ -172,30 +181,65 @@ class CostStack:
         if not costs or not costs[0] or len({len(row) for row in costs}) > 1:
             raise InputError("costs: give every problem equally many, one or more")
         self.problems, self.count = len(costs), len(costs[0])
-        self._costs = [list(row) for row in costs]
-        flat = [cost for row in costs for cost in row]
         self._inverse: Array | None = None
-        if all(isinstance(cost, MahalanobisCost) for cost in flat):
-            # u ||w||_* = sqrt(w' (u^2 Sigma^-1) w): one product for all.
+        self._kinds: list[tuple[Cost, Array, tuple[NDArray[np.intp], NDArray[np.intp]]]] = []
+        if all(isinstance(cost, MahalanobisCost) for row in costs for cost in row):
+            # u ||w||_* = sqrt(w' (u^2 Sigma^-1) w): one product for all. Costs that all problems share are held once.
+            shared = all(own is first for row in costs for own, first in zip(row, costs[0], strict=True))
+            rows = costs[:1] if shared else costs
             self._inverse = np.stack(
-                [np.stack([c.budget**2 * c.inverse for c in row if isinstance(c, MahalanobisCost)]) for row in costs]
+                [np.stack([c.budget**2 * c.inverse for c in row if isinstance(c, MahalanobisCost)]) for row in rows]
             )
+            return
+        places: dict[object, list[tuple[int, int, Cost]]] = {}
+        for p, row in enumerate(costs):
+            for j, c in enumerate(row):
+                places.setdefault(_kind(c), []).append((p, j, c))
+        for found in places.values():
+            where = np.array([p for p, _, _ in found]), np.array([j for _, j, _ in found])
+            self._kinds.append((found[0][2], np.array([c.budget for _, _, c in found]), where))
 
     def shifts(self, w: Array) -> Array:
         """k [P, J]."""
         if self._inverse is not None:
-            moved = np.matmul(self._inverse, w[:, None, :, None])[..., 0]
-            return np.sqrt(np.maximum(0, (moved * w[:, None]).sum(-1)))
-        return np.array([[float(c.shift(w[p])) for c in row] for p, row in enumerate(self._costs)])
+            return self._products(w)[1]
+        k = np.empty((self.problems, self.count))
+        for cost, budgets, (p, j) in self._kinds:
+            k[p, j] = budgets * cost.dual_norm(w[p])
+        return k
 
     def gradients(self, w: Array) -> Array:
         """Subgradients [P, J, d] of the shifts by w, u v*."""
         if self._inverse is not None:
-            moved = np.matmul(self._inverse, w[:, None, :, None])[..., 0]
-            length = np.sqrt(np.maximum(0, (moved * w[:, None]).sum(-1, keepdims=True)))
-            found: Array = np.divide(moved, length, out=np.zeros_like(moved), where=length > 0)
-            return found
-        return np.array([[c.budget * c.dual_maximizer(w[p]) for c in row] for p, row in enumerate(self._costs)])
+            moved, k = self._products(w)
+            return np.divide(moved, k[..., None], out=np.zeros_like(moved), where=k[..., None] > 0)
+        found = np.empty((self.problems, self.count, w.shape[1]))
+        for cost, budgets, (p, j) in self._kinds:
+            found[p, j] = budgets[:, None] * cost.dual_maximizer(w[p])
+        return found
+
+    def _products(self, w: Array) -> tuple[Array, Array]:
+        """u^2 Sigma^-1 w [P, J, d] and k [P, J]."""
+        assert self._inverse is not None
+        _check_width(w, self._inverse.shape[-1], "weights")
+        moved: Array = np.matmul(self._inverse, w[:, None, :, None])[..., 0]
+        k: Array = np.sqrt(np.maximum(0, (moved * w[:, None]).sum(-1)))
+        return moved, k
+
+
+def _kind(cost: Cost) -> object:
+    """Costs of equal kind have the same dual norm."""
+    if isinstance(cost, LpCost):
+        return cost.p, None if cost.manipulable is None else cost.manipulable.tobytes()
+    return id(cost)
+
+
+def _forbid(lengths: Array, z: Array, manipulable: Mask | None) -> Array:
+    if manipulable is None:
+        return lengths
+    _check_width(z, len(manipulable), "moves")
+    found: Array = np.where((z[..., ~manipulable] != 0).any(-1), math.inf, lengths)
+    return found
 
 
 def _check_budget(budget: float) -> None:
@@ -203,14 +247,15 @@ def _check_budget(budget: float) -> None:
         raise InputError(f"budget: {budget} is no length; give 0 or more")
 
 
-def _check_mask(mask: Array | None, width: int) -> Array:
+def _check_mask(mask: Mask | None, width: int) -> Mask:
     if mask is None:
         return np.ones(width, bool)
-    if np.asarray(mask).shape != (width,) or np.asarray(mask).dtype != bool or not np.asarray(mask).any():
+    found = np.asarray(mask)
+    if found.shape != (width,) or found.dtype != bool or not found.any():
         raise InputError(f"manipulable: give {width} truth values, one or more of them true")
-    return np.asarray(mask)
+    return found
 
 
-def _check_width(w: Array, width: int) -> None:
-    if w.shape[-1] != width:
-        raise InputError(f"weights: have {w.shape[-1]} features, the cost {width}; make them equal")
+def _check_width(values: Array, width: int, name: str) -> None:
+    if values.shape[-1] != width:
+        raise InputError(f"{name}: have {values.shape[-1]} features, the cost {width}; make them equal")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#e69f00", "#7f7f7f", "#8c564b", "#000000")
-_MARKERS = "osDv^<>Px"
+_MARKERS = "osDv^<>Ph"
 _DELTAS = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 
 
