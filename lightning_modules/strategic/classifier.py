@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from lightning_modules.errors import InputError
 from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.lightning_import import pl, quiet_lightning
 from lightning_modules.stacked import FunctionalStep
-from lightning_modules.strategic.cost_sets import CostSet, FiniteCostSet
+from lightning_modules.strategic.cost_sets import CostSet
 from lightning_modules.strategic.costs import Array, Cost
 from lightning_modules.strategic.responses import accepted, best_response, check_labels, strategic_error
 from lightning_modules.strategic.solvers import Problems, Solution, full_batch, stochastic
@@ -59,6 +60,10 @@ class StrategicLinearClassifier(pl.LightningModule):
         batch_size: of the stochastic solver.
         zero_one: whether labels are 0 and 1 instead of -1 and +1.
         seed: of the stochastic solver.
+        l2: weight of (l2 / 2) ||w||^2, for comparison; it does not make the problem convex, whatever its size (derived).
+
+    Attributes:
+        solution: what the solver found, iterates and averages; None before `fit`.
 
     Raises:
         InputError: for options out of range.
@@ -79,17 +84,22 @@ class StrategicLinearClassifier(pl.LightningModule):
         batch_size: int = 16,
         zero_one: bool = False,
         seed: int = 0,
+        l2: float = 0.0,
     ) -> None:
         super().__init__()
         if solver not in ("full_batch", "stochastic"):
             raise InputError(f"solver: unknown {solver!r}; choose full_batch or stochastic")
-        if lam != "tau_plus" and (isinstance(lam, str) or lam < 0):
-            raise InputError(f'lam: {lam!r} is neither 0 or more nor "tau_plus"')
+        if lam != "tau_plus" and (isinstance(lam, str) or not 0 <= lam < math.inf):
+            raise InputError(f'lam: {lam!r} is no weight; give 0 or more, or "tau_plus"')
+        if not 0 <= l2 < math.inf:
+            raise InputError(f"l2: {l2} is no weight; give 0 or more")
+        if not 0 < radius < math.inf:
+            raise InputError(f"radius: {radius} is not above 0; 10 is usual for standardised features")
         if steps < 1 or batch_size < 1:
             raise InputError(f"steps: {steps} and batch_size: {batch_size}; give 1 or more of each")
         self.automatic_optimization = False
         self.uncertainty_set, self.lam, self.solver, self.radius = uncertainty_set, lam, solver, radius
-        self.steps, self.batch_size, self.zero_one, self.seed = steps, batch_size, zero_one, seed
+        self.steps, self.batch_size, self.zero_one, self.seed, self.l2 = steps, batch_size, zero_one, seed, l2
         self.solution: Solution | None = None
         self.weight = nn.Parameter(torch.zeros(0, dtype=torch.double))
         self.bias = nn.Parameter(torch.zeros((), dtype=torch.double))
@@ -106,7 +116,8 @@ class StrategicLinearClassifier(pl.LightningModule):
         """Solve the minimax problem of a batch, which holds all examples."""
         inputs, y = (values.detach().cpu().numpy() for values in batch)
         lam = float((y > 0).mean()) if self.lam == "tau_plus" else float(self.lam)
-        problems = Problems(inputs, y, [self.uncertainty_set.training_costs()], np.array([lam]), self.radius)
+        costs, l2 = [self.uncertainty_set.training_costs()], np.array([self.l2])
+        problems = Problems(inputs, y, costs, np.array([lam]), self.radius, l2)
         if self.solver == "full_batch":
             self.solution = full_batch(problems, self.steps)
         else:
@@ -128,6 +139,10 @@ class StrategicLinearClassifier(pl.LightningModule):
             make_trainer(1, []).fit(self, [(torch.from_numpy(inputs), torch.from_numpy(signs))])
         return self
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make room for the weights of a checkpoint."""
+        self.weight.data = torch.zeros_like(checkpoint["state_dict"]["weight"])
+
     def _checked(self, inputs: Array, y: Array) -> tuple[Array, Array]:
         inputs = np.asarray(inputs, np.float64)
         if inputs.ndim != 2 or len(inputs) != len(y):
@@ -137,7 +152,14 @@ class StrategicLinearClassifier(pl.LightningModule):
         return inputs, check_labels(np.asarray(y), self.zero_one)
 
     def decision_function(self, inputs: Array) -> Array:
-        """Scores [n], before anybody moves."""
+        """Scores [n], before anybody moves.
+
+        Raises:
+            InputError: inputs of another width than those of `fit`, or before it.
+        """
+        if np.shape(inputs)[1:] != tuple(self.weight.shape):
+            hint = "give the features it was fitted to" if len(self.weight) else "call fit first"
+            raise InputError(f"inputs: have shape {list(np.shape(inputs))}, the weights {len(self.weight)}; {hint}")
         found: Array = self(torch.from_numpy(np.asarray(inputs, np.float64))).detach().numpy()
         return found
 
@@ -154,13 +176,16 @@ class StrategicLinearClassifier(pl.LightningModule):
         Args:
             inputs: [n, d].
             y: [n].
-            nominal: a cost; None takes the costliest of the set.
+            nominal: a cost; None takes the set's own.
+
+        Raises:
+            InputError: as `fit` and `decision_function`.
         """
         inputs, signs = self._checked(inputs, y)
+        scores = self.decision_function(inputs)
         w, b = self.weight.detach().numpy(), float(self.bias.detach())
         costliest, cheapest = self.uncertainty_set.extreme_costs(w)
-        nominal = nominal or costliest
-        scores = inputs @ w + b
+        nominal = nominal or self.uncertainty_set.nominal()
         _, moved, paid = best_response(inputs, w, b, nominal)
 
         def accuracy(shift: float) -> float:
@@ -175,24 +200,3 @@ class StrategicLinearClassifier(pl.LightningModule):
             float(moved.mean()),
             float(paid[signs > 0].mean()),
         )
-
-
-def baselines(uncertainty: CostSet, nominal: Cost, w: Array) -> dict[str, CostSet]:
-    """What each baseline trains against: costs by name, for `StrategicLinearClassifier` with lam 0.
-
-    Args:
-        uncertainty: the set of possible costs.
-        nominal: the cost that is believed in.
-        w: [d] any weights, to find the extremes of a list of costs.
-    """
-    from dataclasses import replace
-
-    still: Any = nominal
-    costliest, cheapest = uncertainty.extreme_costs(w)
-    return {
-        "naive": FiniteCostSet([replace(still, budget=0.0)]),  # as if nobody moved
-        "nominal": FiniteCostSet([nominal]),
-        "costliest": FiniteCostSet([costliest]),
-        "cheapest": FiniteCostSet([cheapest]),
-        "minimax": uncertainty,
-    }

@@ -34,6 +34,10 @@ class CostSet(ABC):
         costliest, cheapest = self.extreme_costs(w)
         return float(costliest.shift(w)), float(cheapest.shift(w))
 
+    def nominal(self) -> Cost:
+        """What one would believe in without the set: the middle of its grid; of a list the first."""
+        return self.grid(3)[1]
+
     def training_costs(self) -> list[Cost]:
         """Costs that are enough for the worst hinge risk, which is attained at an extreme (derived: convex in k)."""
         return self.grid(2)
@@ -68,6 +72,10 @@ class FiniteCostSet(CostSet):
     def contains(self, cost: Cost) -> bool:
         """See `CostSet`."""
         return any(_same(cost, own) for own in self.costs)
+
+    def nominal(self) -> Cost:
+        """See `CostSet`."""
+        return self.costs[0]
 
     def shifts(self, w: Array) -> Array:
         """Every cost's shift."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from lightning_modules.errors import InputError
-from lightning_modules.strategic.costs import Array, Cost
+from lightning_modules.strategic.costs import Array, Cost, Mask
 
 _OVERSHOOT = 1e-9
 
 
-def best_response(inputs: Array, w: Array, b: float, cost: Cost) -> tuple[Array, Array, Array]:
+def best_response(inputs: Array, w: Array, b: float, cost: Cost) -> tuple[Array, Mask, Array]:
     """Move everybody who gains by it, as far as needed and no further.
 
     Who is accepted stays; who is below by at most the shift k moves onto the boundary (and a hair beyond it, so that rounding
@@ -37,9 +37,9 @@ def best_response(inputs: Array, w: Array, b: float, cost: Cost) -> tuple[Array,
     return moved, moves, distance
 
 
-def accepted(scores: Array, shift: float | Array) -> Array:
+def accepted(scores: Array, shift: float | Array) -> Mask:
     """Who is accepted after everybody responded: s + k >= 0."""
-    found: Array = scores + shift >= 0
+    found: Mask = scores + shift >= 0
     return found
 
 
@@ -59,9 +59,9 @@ def strategic_hinge(scores: Array, y: Array, shift: float | Array) -> Array:
     return found
 
 
-def strategic_error(scores: Array, y: Array, shift: float | Array) -> Array:
+def strategic_error(scores: Array, y: Array, shift: float | Array) -> Mask:
     """0-1 loss [...] after everybody responded."""
-    found: Array = accepted(scores, shift) != (y > 0)
+    found: Mask = accepted(scores, shift) != (y > 0)
     return found
 
 
