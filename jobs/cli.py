@@ -13,6 +13,7 @@ COMMANDS = {
     "reproduce": "a paper's experiments, each claim beside the figure measured now",
     "certify": "what perturbation, or how many flipped training labels, each prediction provably survives",
     "bound": "how wrong a classifier can be on unlabelled data of another distribution",
+    "shifts": "feature tables of shifted digits, to try `bound` on",
     "heads": "last layers on frozen features: are the features already good enough?",
     "featurize": "turn images into a feature table with a pretrained encoder",
     "import-domainbed": "read finished DomainBed folders into a run",

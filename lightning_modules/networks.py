@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,14 @@ class Network(nn.Module):
         """
         layers = hidden_layers(self.featurizer, as_floats(inputs))
         return layers, self.classifier(layers[-1])
+
+
+@torch.no_grad()
+def outputs(network: Network, inputs: np.ndarray, rows: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """Features [n, d] and logits [n, C] of inputs [n, ...], some rows at a time."""
+    parts = [network(torch.from_numpy(inputs[start : start + rows])) for start in range(0, len(inputs), rows)]
+    features, logits = (torch.cat(part).numpy() for part in zip(*((p[0][-1], p[1]) for p in parts), strict=True))
+    return features, logits
 
 
 def as_floats(inputs: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def flights(rows: int = 3_000, seed: int = 0) -> Dataset:
     for month, group in sorted(table.groupby("month")):
         chosen = group.iloc[np.sort(generator.permutation(len(group))[:rows])]
         hour = 2 * np.pi * (chosen["sched_dep_time"] // 100 + chosen["sched_dep_time"] % 100 / 60) / 24
-        day = pandas.to_datetime(chosen[["year", "month", "day"]]).dt.dayofweek
+        day = pandas.to_datetime(chosen[["year", "month", "day"]]).dt.day_of_week
         planned = _minutes(chosen["sched_arr_time"]) - _minutes(chosen["sched_dep_time"])
         numbers = [np.arcsinh(chosen["dep_delay"] / 10), chosen["distance"], planned % 1440, np.sin(hour), np.cos(hour)]
         choices = [day == d for d in range(7)] + [chosen["origin"] == a for a in airports]

@@ -212,7 +212,10 @@ def test_an_address_where_no_dashboard_answers_is_refused_in_seconds(ray_head, p
     [
         ([], "command: write it after --"),
         (["--", "qery"], "unknown command 'qery'; did you mean 'query'?"),
-        (["--", "zzz"], "unknown command 'zzz'; the commands are sweep, tune, train, reproduce, certify, bound, heads"),
+        (
+            ["--", "zzz"],
+            "unknown command 'zzz'; the commands are sweep, tune, train, reproduce, certify, bound, shifts",
+        ),
         (["query"], "unknown option 'query'"),
         (["--", "sweep", "--config", "absent.yaml"], "config: there is no file 'absent.yaml'"),
         (["--", "sweep", "--config"], "config: there is no file ''"),

@@ -60,7 +60,9 @@ def plan(scale: Scale) -> list[Trial]:
     cells = [cell(DIGITS, "augmented", seed, steps=400, restarts=30) for seed in seeds]
     cells += [cell(DIGITS, kind, 0, steps=400, restarts=30) for kind in ("plain", "mlp")]
     cells += [cell(CIRCLE, kind, seed) for seed in seeds for kind in ("sixth", "broken")]
-    cells += [cell(FLIGHTS, "mlp", seed, steps=400, restarts=30) for seed in range(1 if scale == "small" else 5)]
+    cells += [
+        cell(FLIGHTS, "mlp", seed, rows=6_000, steps=400, restarts=30) for seed in range(1 if scale == "small" else 5)
+    ]
     if scale == "paper":
         cells += [
             cell(PUBLISHED, method, 0, family=family, shift=shift)
@@ -156,19 +158,6 @@ def trained(trial: Trial, dataset: Dataset, held_out: tuple[str, ...], network: 
     return built.eval()
 
 
-def outputs(network: Network, inputs: Array) -> tuple[Array, Array]:
-    """Features [n, d] and logits [n, K] of inputs [n, ...]."""
-    import numpy as np
-    import torch
-
-    with torch.no_grad():
-        parts = [network(torch.from_numpy(part)) for part in np.array_split(inputs, max(1, len(inputs) // 500))]
-    return (
-        torch.cat([layers[-1] for layers, _ in parts]).numpy(),
-        torch.cat([logits for _, logits in parts]).numpy(),
-    )
-
-
 def _digits(trial: Trial, values: dict[str, Any]) -> list[MetricRow]:
     """Every shift of the suite, for one network: convolutional with or without augmentation, or an MLP on raw pixels."""
     from lightning_modules.data.shifted_digits import DealtDigits, digit_shifts, training_digits
@@ -189,6 +178,7 @@ def _evidence(
     network: Network, source: tuple[Array, Array], targets: Iterator[tuple[str, tuple[Array, Array]]], channel: bool
 ) -> Iterator[tuple[str, Evidence, float]]:
     from lightning_modules.error_bounds.evidence import Evidence, error_rate
+    from lightning_modules.networks import outputs
 
     def expand(inputs: Array) -> Array:
         return inputs[:, None] if channel else inputs
@@ -215,12 +205,13 @@ def _flights(trial: Trial, values: dict[str, Any]) -> list[MetricRow]:
     from lightning_modules.data.environments import Dataset, Environment
     from lightning_modules.data.flights import flights
 
-    months = flights(6_000, trial.seed)
+    months = flights(values["rows"], trial.seed)
     january, *others = months.environments
     order = np.random.default_rng([trial.seed, 22]).permutation(len(january))
-    training, source = order[:3_000], order[3_000:]
+    training, source = np.split(order, 2)
     halves = [
-        Environment(n, january.inputs[r], january.labels[r]) for n, r in zip("ab", np.split(training, 2), strict=True)
+        Environment(n, january.inputs[r], january.labels[r])
+        for n, r in zip("ab", np.array_split(training, 2), strict=True)
     ]
     network = trained(trial, Dataset(f"{months.identity} January", tuple(halves), months.classes, "mlp"), (), "mlp")
     held_out = (january.inputs[source], january.labels[source])
