@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.trainer import make_trainer
@@ -136,7 +137,10 @@ class StrategicLinearClassifier(pl.LightningModule):
         inputs, signs = self._checked(inputs, y)
         self.weight.data = torch.zeros(inputs.shape[1], dtype=torch.double)
         with quiet_lightning():
-            make_trainer(1, []).fit(self, [(torch.from_numpy(inputs), torch.from_numpy(signs))])
+            whole: Any = [(torch.from_numpy(inputs), torch.from_numpy(signs))]
+            make_trainer(1, []).fit(self, DataLoader(whole, batch_size=None))
+        self.trainer = None  # it holds the examples
+        self.eval()
         return self
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -189,7 +193,7 @@ class StrategicLinearClassifier(pl.LightningModule):
         _, moved, paid = best_response(inputs, w, b, nominal)
 
         def accuracy(shift: float) -> float:
-            return float(1 - strategic_error(scores, signs, shift).mean())
+            return float((~strategic_error(scores, signs, shift)).mean())
 
         return Report(
             accuracy(0.0),

@@ -81,6 +81,11 @@ class MahalanobisCost(Cost):
         object.__setattr__(self, "inverse", inverse)
         object.__setattr__(self, "manipulable", None if self.manipulable is None else mask)
 
+    def _turned(self, w: Array) -> Array:
+        """Sigma^-1 w, row by row, so that its rounding does not depend on how many rows there are."""
+        found: Array = np.matmul(w[..., None, :], self.inverse)[..., 0, :]
+        return found
+
     def norm(self, z: Array) -> Array:
         """Lengths; infinite for a move of what cannot be changed."""
         _check_width(z, len(self.sigma), "moves")
@@ -90,13 +95,13 @@ class MahalanobisCost(Cost):
     def dual_norm(self, w: Array) -> Array:
         """See `Cost`."""
         _check_width(w, len(self.sigma), "weights")
-        found: Array = np.sqrt(np.maximum(0, ((w @ self.inverse) * w).sum(-1)))
+        found: Array = np.sqrt(np.maximum(0, (self._turned(w) * w).sum(-1)))
         return found
 
     def dual_maximizer(self, w: Array) -> Array:
         """See `Cost`."""
         length = self.dual_norm(w)[..., None]
-        found: Array = np.divide(w @ self.inverse, length, out=np.zeros_like(w, dtype=np.float64), where=length > 0)
+        found: Array = np.divide(self._turned(w), length, out=np.zeros_like(w, dtype=np.float64), where=length > 0)
         return found
 
 

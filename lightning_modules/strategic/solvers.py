@@ -50,11 +50,13 @@ class Problems:
             )
         if self.inputs.ndim == 3 and len(self.inputs) != count:
             raise InputError(f"costs: for {count} problems, inputs for {len(self.inputs)}; make them equal")
+        if not (np.abs(self.y) == 1).all():
+            raise InputError("y: holds other values than -1 and +1; see `check_labels`")
         if not np.isfinite(self.inputs).all():
             raise InputError("inputs: hold NaN or infinite numbers; drop those rows")
         for name in ("lam", "l2"):
             value = getattr(self, name)
-            if value is not None and (np.shape(value) != (count,) or (np.asarray(value) < 0).any()):
+            if value is not None and not (np.shape(value) == (count,) and (np.asarray(value) >= 0).all()):
                 raise InputError(f"{name}: give one weight a problem, {count} of 0 or more")
         if not 0 < self.radius < math.inf:
             raise InputError(f"radius: {self.radius} is not above 0; 10 is usual for standardised features")
@@ -106,11 +108,9 @@ class _State:
 
     def scores(self, w: Array, b: Array) -> Array:
         """s [P, n]."""
-        if self.problems.inputs.ndim == 2:
-            found: Array = w @ self.problems.inputs.T + b[:, None]
-            return found
-        each: Array = np.matmul(self.problems.inputs, w[:, :, None])[..., 0] + b[:, None]
-        return each
+        # One matrix-vector product a problem, not one matrix product: its rounding does not depend on the other problems.
+        found: Array = np.matmul(self.problems.inputs, w[:, :, None])[..., 0] + b[:, None]
+        return found
 
     def values(self, w: Array, b: Array) -> tuple[Array, Array, Array]:
         """Regularised risks [P, J], scores [P, n] and shifts [P, J]."""
@@ -159,9 +159,7 @@ def gradients(problems: Problems, scores: Array, shift: Array, subgradient: Arra
     """
     y = problems.y
     active = np.where(1 - y * (scores + shift[:, None]) > 0, y, 0.0) / scores.shape[1]
-    pulled = (
-        active @ problems.inputs if problems.inputs.ndim == 2 else np.matmul(active[:, None], problems.inputs)[:, 0]
-    )
+    pulled = np.matmul(active[:, None], problems.inputs)[:, 0]
     net = active.sum(1)
     found = -pulled + (problems.lam - net)[:, None] * subgradient
     if problems.l2 is not None:

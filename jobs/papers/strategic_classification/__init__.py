@@ -17,6 +17,7 @@ from jobs.papers.strategic_classification.names import (
     CONVEXITY,
     ERRORS,
     GAUSSIAN,
+    METHODS,
     POINTS,
     RATE,
     TIMES,
@@ -97,6 +98,7 @@ def _cancer(seed: int, factor: float) -> list[MetricRow]:
     """Worst-case, nominal and clean test accuracy of every method, people moving 1/factor to factor times as far as believed."""
     import numpy as np
 
+    from lightning_modules.strategic.baselines import arms, problems
     from lightning_modules.strategic.cost_sets import EigenvalueBox
     from lightning_modules.strategic.costs import MahalanobisCost
     from lightning_modules.strategic.solvers import Problems, full_batch, stochastic
@@ -106,14 +108,10 @@ def _cancer(seed: int, factor: float) -> list[MetricRow]:
     eye = np.eye(x.shape[1])
     box = EigenvalueBox(eye, np.full(len(eye), 1 / factor**2), np.full(len(eye), factor**2))
     costly, cheap, nominal = MahalanobisCost(eye * factor**2), MahalanobisCost(eye / factor**2), MahalanobisCost(eye)
-    alone = {"naive": MahalanobisCost(eye, 0.0), "costliest": costly, "nominal": nominal, "cheapest": cheap}
-    # Two costs each, so that all problems are solved side by side; one cost twice is that cost.
-    costs = {name: [cost, cost] for name, cost in alone.items()}
-    costs |= {name: [costly, cheap] for name in ("minimax", "minimax 0.05", "minimax tau")}
-    lam = np.array([{"minimax 0.05": 0.05, "minimax tau": float((y > 0).mean())}.get(name, 0.0) for name in costs])
-    solved = full_batch(Problems(x, y, list(costs.values()), lam), 600)
+    chosen = {name: arm for name, arm in arms(box, nominal).items() if name in METHODS}
+    solved = full_batch(problems(x, y, chosen), 600)
     drawn = stochastic(Problems(x, y, [[costly, cheap]], np.array([0.05])), 3000, seeds=[seed])
-    found = {name: (solved.weights[i], solved.biases[i]) for i, name in enumerate(costs)}
+    found = {name: (solved.weights[i], solved.biases[i]) for i, name in enumerate(chosen)}
     found["stochastic"] = drawn.weights[0], drawn.biases[0]
     rows: list[MetricRow] = []
     for name, (w, b) in found.items():

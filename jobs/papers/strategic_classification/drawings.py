@@ -46,7 +46,10 @@ def _figure(draw: Callable[[Any], None]) -> Figure:
 
 
 def _curves(axes: Any, results: Results) -> None:
-    colours: Sequence[str] = ("#7f7f7f", "#56b4e9", "#e69f00", "#cc79a7", "#0072b2", "#009e73", "#d55e00", "#000000")
+    colours: Sequence[str] = (
+        *("#7f7f7f", "#8c564b", "#56b4e9", "#e69f00", "#f0c060"),
+        *("#cc79a7", "#0072b2", "#009e73", "#d55e00", "#000000"),
+    )
     for name, colour in zip(METHODS, colours, strict=True):
         x, y = results.curve("worst", "factor", experiment=CANCER, environment=name)
         axes.plot(x, y, label=name, color=colour, marker="o", markersize=3)
