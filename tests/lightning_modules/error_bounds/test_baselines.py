@@ -127,6 +127,12 @@ def test_transport_of_one_hot_predictions_is_the_distance_of_the_label_shares():
     other = 60.0 * np.eye(3)[[0] * 20 + [1] * 30 + [2] * 50]
     evidence = Evidence(np.zeros((100, 1)), logits, labels, np.zeros((100, 1)), other)
     assert confidence_optimal_transport(evidence).error == pytest.approx(0.3, abs=1e-6)
+    # Two classes' labels exchanged in 10 + 10 rows: the shares stay, and confidence exceeds accuracy by 0.2.
+    exchanged = labels.copy()
+    exchanged[:10], exchanged[50:60] = 1, 0
+    assert confidence_optimal_transport(replace(evidence, source_labels=exchanged)).error == pytest.approx(
+        0.5, abs=1e-6
+    )
 
 
 def test_importance_weights_recover_a_covariate_shift():

@@ -238,6 +238,20 @@ def test_projections_are_those_of_the_singular_value_decomposition():
     assert spaces_of(24, ["logits", "pca:4", "pca:16"]) == ["logits", "pca:4"]
 
 
+def test_a_projection_is_of_the_training_half_alone():
+    evidence = clouds()
+    method = DisagreementDiscrepancy("pca:4", FEW)
+    train = method.halves(evidence)[0][0]
+    basis = singular_vectors(evidence.source_features[train])[:, :6]
+    projected = replace(
+        evidence,
+        source_features=evidence.source_features @ basis,
+        target_features=evidence.target_features @ basis,
+    )
+    by_hand = replace(method, feature_space="features").estimate(projected)
+    assert torch.allclose(method.estimate(evidence).critics.weight, by_hand.critics.weight, atol=1e-6)
+
+
 def test_stability_score_and_selection():
     rising = torch.tensor([[0.2], [0.6], [0.9]], dtype=torch.double)
     assert stability_score(rising) == pytest.approx(1)
