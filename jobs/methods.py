@@ -101,6 +101,7 @@ def _law(law: Any) -> str:
 def markdown(methods: dict[str, type[Method]]) -> str:
     """Write the methods as a page."""
     from lightning_modules.domain_generalization.method import Hyperparameters
+    from lightning_modules.networks import NETWORKS
 
     shared = {f.name for f in dataclasses.fields(Hyperparameters)}
     lines = [_HEADER, "| method | what a step minimises or does | source |", "| --- | --- | --- |"]
@@ -111,7 +112,7 @@ def markdown(methods: dict[str, type[Method]]) -> str:
     lines += ["", "## Hyperparameters of every method", "", *_table(hyperparameters(base), lambda name: name in shared)]
     for name, method in methods.items():
         lines += ["", f"## {name}", ""]
-        networks = "" if len(method.networks) == 3 else f" Networks: {', '.join(method.networks)}."
+        networks = "" if set(method.networks) == set(NETWORKS) else f" Networks: {', '.join(method.networks)}."
         least = method.minimum_environments
         lines.append(f"Training environments: {least} or more.{networks}")
         if any(f[0] not in shared for f in hyperparameters(method)):
