@@ -21,6 +21,7 @@ def test_train_shift_and_bound(tmp_path, monkeypatch, capsys):
     assert "rotate 60" in out
     source, targets = (load_feature_rows(f"shifts/{name}.parquet") for name in ("source", "targets"))
     assert source.features.shape == (1500, 64)
+    assert (source.logits.argmax(1) == source.labels).mean() > 0.5  # rows belong together
     assert set(targets.environments) == {shift.name for shift in digit_shifts()}
     table = [
         "--source=shifts/source.parquet",
