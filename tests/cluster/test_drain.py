@@ -27,6 +27,17 @@ def send(number=signal.SIGTERM, after=0.0):
     threading.Timer(after, os.kill, (os.getpid(), number)).start()
 
 
+def send_once_started(folder, number=signal.SIGTERM):
+    """Send a signal when a trial runs: on a busy machine workers take their time."""
+
+    def wait():
+        while not started(folder):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 @pytest.fixture(params=["here", "ray"])
 def ray(request):
     return request.getfixturevalue("ray_session") if request.param == "ray" else None
@@ -64,7 +75,7 @@ def test_what_runs_ends_and_nothing_new_starts(ray, tmp_path):
 def test_what_outlives_the_grace_is_given_up(ray, tmp_path):
     began = time.monotonic()
     with StopRequest(grace=0.5) as stop:
-        send(after=1.5)
+        send_once_started(tmp_path)
         with pytest.raises(Interrupted) if ray is None else contextlib.nullcontext():
             list(
                 execute(

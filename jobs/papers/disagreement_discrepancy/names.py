@@ -1,6 +1,9 @@
 """Names that the cells, claims and figures share."""
 
-DIGITS, CIRCLE, FLIGHTS, PUBLISHED = "dis2/digits", "dis2/circle", "dis2/flights", "dis2/published"
+DIGITS = "disagreement_discrepancy/digits"
+CIRCLE = "disagreement_discrepancy/circle"
+FLIGHTS = "disagreement_discrepancy/flights"
+PUBLISHED = "disagreement_discrepancy/published"
 
 DELTA = 0.01
 

@@ -1,7 +1,15 @@
 """Names and settings that the cells, claims and figures share."""
 
-TWO_POINT, GAUSSIAN, CANCER = "strategic/two-point", "strategic/gaussian", "strategic/breast-cancer"
-RATE, CONVEXITY, ADVERSARY = "strategic/rate", "strategic/convexity", "strategic/adversary"
+TWO_POINT, GAUSSIAN, CANCER = (
+    "strategic_classification/two-point",
+    "strategic_classification/gaussian",
+    "strategic_classification/breast-cancer",
+)
+RATE, CONVEXITY, ADVERSARY = (
+    "strategic_classification/rate",
+    "strategic_classification/convexity",
+    "strategic_classification/adversary",
+)
 
 POINTS = ((0.1, 0.04), (0.1, 0.2), (0.01, 0.004))
 """(epsilon, half the distance) of the two-point example."""
