@@ -177,6 +177,7 @@ def test_heads_of_many_kinds(tables, tmp_path):
         (["--target", "near.parquet", "--delta", "0"], "delta: 0.0 is not between 0 and 1"),
         (["--target", "near.parquet", "--fail-above", "2"], "fail_above: 2.0 is no error"),
         (["--target", "near.parquet", "--feature_spaces", "pixels"], "feature_space: unknown 'pixels'"),
+        (["--target", "near.parquet", "--feature_spaces", "pca:16"], "pca:16 leaves 0 of 12 directions"),
         (["--target", "near.parquet", "--second_head", "head.txt"], "head: head.txt: no such file"),
         (["--target", "narrow.parquet"], "narrow.parquet: has 3 features, the source 12"),
         (["--target", "nan.parquet"], "column 'features': 1 rows have NaN"),
