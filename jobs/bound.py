@@ -160,16 +160,14 @@ def _gate(options: Bound, trials: Sequence[Trial]) -> int:
     wanted = {trial.trial_id for trial in trials}
     rows = Run(options.run).read_completed("bounds", BOUNDS, KEYS).to_pylist()
     found = {
-        row["target"].split("@")[0]: row["predicted_error"]
-        for row in rows
-        if row["trial_id"] in wanted and row["method"] == method
+        row["target"]: row["predicted_error"] for row in rows if row["trial_id"] in wanted and row["method"] == method
     }
     above = {name: value for name, value in found.items() if value > options.fail_above}
     assert found, f"no {method} was stored"  # a gate that saw nothing must not let anything pass
     if not above:
         print(f"gate: passed, no {method} bound is above {options.fail_above:g}")
         return 0
-    words = ", ".join(f"{name} {value:.3f}" for name, value in above.items())
+    words = ", ".join(f"{name.split('@')[0]} {value:.3f}" for name, value in above.items())
     print(f"gate: FAILED, the {method} bound is above {options.fail_above:g} for {words}", file=sys.stderr)
     return 3
 
@@ -221,6 +219,8 @@ def _prepare(options: Bound) -> tuple[dict[str, Scalar], list[Question]]:
         for suffix, chosen in parts.items():
             stem, _, fingerprint = rows.identity.partition("@")
             name = f"{stem}{suffix.replace('@', '_')}@{fingerprint}"
+            if any(question.name == name for question in questions):
+                raise InputError(f"target: {path} holds the same rows as another target of its name; name it once")
             second = (source_logits[1], logits[1][chosen]) if len(logits) > 1 else None
             try:
                 evidence = Evidence(

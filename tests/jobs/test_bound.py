@@ -88,6 +88,24 @@ def test_the_gate(tables, capsys):
     assert "far" in err
 
 
+def test_targets_of_one_name_are_told_apart_by_their_rows(tables, capsys):
+    _, made = tables
+    for folder, name in (("a", "near"), ("b", "far")):
+        Path(folder).mkdir()
+        write_table(f"{folder}/month.parquet", *made[name], np.zeros(200, int))
+    least = bound("--target", "a/month.parquet", "b/month.parquet")
+    assert least == 0
+    values = sorted(row["predicted_error"] for row in rows() if row["method"] == "Dis2 logits")
+    assert len(values) == 2
+    between = f"--fail-above={sum(values) / 2}"
+    assert bound("--target", "a/month.parquet", "b/month.parquet", between) == 3
+    assert bound("--target", "b/month.parquet", "a/month.parquet", between) == 3
+    Path("c").mkdir()
+    write_table("c/month.parquet", *made["near"], np.zeros(200, int))
+    assert bound("--target", "a/month.parquet", "c/month.parquet") == 2
+    assert "holds the same rows as another target" in capsys.readouterr().err
+
+
 def test_targets_need_no_labels_and_may_be_environments(tables, capsys):
     _, made = tables
     np.savez("bare.npz", features=made["far"][0])
