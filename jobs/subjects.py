@@ -96,8 +96,8 @@ def find_subject(method: str, dataset: str | None, image_size: int, wait: float 
     """Find what is to be trained.
 
     Args:
-        method: name of a method, or module:Class.
-        dataset: as on the command line.
+        method: name of a method or of one of our Lightning modules, or module:Class.
+        dataset: as on the command line; None takes a Lightning module's own data.
         image_size: side of a folder's images in pixels.
         wait: seconds that an evaluation waits for an answer to its report.
         threads: of a worker.
@@ -106,7 +106,11 @@ def find_subject(method: str, dataset: str | None, image_size: int, wait: float 
         InputError: for names that do not exist and for data that are not sound.
     """
     from lightning_modules.domain_generalization.catalog import find_method
+    from lightning_modules.named_modules import MODULES
 
+    if method in MODULES:
+        named = MODULES[method]
+        return _module_subject(named.module, dataset or named.data, image_size, wait, threads)
     if is_import_path(method):
         from lightning_modules.user_modules import is_user_module
 

@@ -1,0 +1,235 @@
+"""Many autoencoders trained at once: seeds, restarts, worlds and lambdas as one stack of models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_modules.causal.rep4ex import checks
+from lightning_modules.causal.rep4ex.checks import Array
+from lightning_modules.causal.rep4ex.module import MMRAutoencoder, ramp_at, reconstruction_error
+from lightning_modules.causal.rep4ex.networks import StackedAutoencoder, one_cycle
+from lightning_modules.causal.rep4ex.statistics import median_distance, moment_restriction
+from lightning_modules.errors import InputError
+from lightning_modules.fitting.trainer import make_trainer
+from lightning_modules.lightning_import import pl, quiet_lightning
+
+FOLDED = 0.01
+"""A larger reconstruction error, as a share of the features' variance, means an encoder that is not injective."""
+
+_EVALUATION_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One autoencoder to be trained.
+
+    Args:
+        x: [n, dx] features.
+        a: [n, k] actions.
+        dim_z: d.
+        lambda_mmr: weight of the restriction; 0 for a plain autoencoder.
+        bandwidth: of the kernel, in median distances of actions.
+        seed: of the first weights and the batches; the result depends on nothing else of the pack, but for rounding.
+
+    Raises:
+        InputError: k < d, dx < d, too few rows, constant or collinear actions, lengths that differ, NaN.
+    """
+
+    x: Array
+    a: Array
+    dim_z: int
+    lambda_mmr: float = 30.0
+    bandwidth: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "x", checks.matrix("x", self.x))
+        object.__setattr__(self, "a", checks.matrix("a", self.a))
+        checks.same_length(x=self.x, a=self.a)
+        checks.dimensions(self.a.shape[1], self.dim_z, self.x.shape[1])
+        checks.actions(self.a)
+        if not (self.lambda_mmr >= 0 and self.bandwidth > 0):
+            raise InputError(
+                f"lambda_mmr: is {self.lambda_mmr}, bandwidth {self.bandwidth}; give 0 or more, and above 0"
+            )
+
+
+@dataclass(frozen=True)
+class Training:
+    """How all of a pack are trained.
+
+    Args:
+        steps: parameter updates.
+        batch_size: rows of a step.
+        lr: largest learning rate.
+        width: of hidden layers.
+        depth: number of hidden layers of each network.
+        ramp: share of the steps over which lambda grows from 0.
+        whiten: see `MMRAutoencoder`.
+        estimator: see `MMRAutoencoder`.
+    """
+
+    steps: int = 1200
+    batch_size: int = 512
+    lr: float = 5e-3
+    width: int = 64
+    depth: int = 2
+    ramp: float = 0.3
+    whiten: bool = True
+    estimator: str = "v"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained autoencoder.
+
+    Args:
+        module: for `encode`.
+        reconstruction: error on training rows, as a share of the features' variance.
+        restriction: whitened Q there.
+    """
+
+    module: MMRAutoencoder
+    reconstruction: float
+    restriction: float
+
+    @property
+    def folded(self) -> bool:
+        """Whether the reconstruction is too bad for an injective encoder."""
+        return self.reconstruction > FOLDED
+
+
+class AutoencoderPack(pl.LightningModule):
+    """K autoencoders as stacked parameters. Adam acts by coordinate, so they are K independent runs.
+
+    Args:
+        fits: of equal shapes.
+        training: how.
+    """
+
+    x: Tensor
+    a: Tensor
+    bandwidths: Tensor
+    weights: Tensor
+
+    def __init__(self, fits: Sequence[Fit], training: Training) -> None:
+        super().__init__()
+        self._fits, self._training = list(fits), training
+        first = fits[0]
+        self._scales = [scales(fit.x, fit.a) for fit in fits]
+        features = [(fit.x - mean) / spread for fit, (mean, spread, _) in zip(fits, self._scales, strict=True)]
+        widths = [fit.bandwidth * distance for fit, (_, _, distance) in zip(fits, self._scales, strict=True)]
+        self.register_buffer("x", torch.from_numpy(np.stack(features)).float(), persistent=False)
+        self.register_buffer("a", torch.from_numpy(np.stack([fit.a for fit in fits])).float(), persistent=False)
+        self.register_buffer("bandwidths", torch.tensor(widths, dtype=torch.float32), persistent=False)
+        lambdas = [fit.lambda_mmr for fit in fits]
+        self.register_buffer("weights", torch.tensor(lambdas, dtype=torch.float32), persistent=False)
+        # Plain autoencoders stand last: no kernel is computed for them.
+        self._restricted = sum(value > 0 for value in lambdas)
+        assert all(value > 0 for value in lambdas[: self._restricted])
+        shape = first.x.shape[1], first.dim_z, training.width, training.depth
+        self.networks = StackedAutoencoder(*shape, [fit.seed for fit in fits])
+        self._generators = [torch.Generator().manual_seed(fit.seed + 1) for fit in fits]
+
+    def train_dataloader(self) -> list[int]:
+        """One entry a step: rows are drawn here, from each model's own generator."""
+        return [0] * self._training.steps
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Sum of the models' losses."""
+        x, a = self._draw()
+        phi, reconstruction = self.networks(x)
+        loss: Tensor = reconstruction_error(x, reconstruction).sum()
+        some, options = self._restricted, self._training
+        if some:
+            q = moment_restriction(phi[:some], a[:some], self.bandwidths[:some], options.estimator, options.whiten)
+            loss = loss + ramp_at(self.global_step, options.ramp * options.steps) * (self.weights[:some] * q).sum()
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """Adam under a one-cycle schedule."""
+        optimizer, schedule = one_cycle(list(self.parameters()), self._training.lr, self._training.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """Features [K, B, dx] and actions [K, B, k] of the next batch."""
+        count, size = self.x.shape[1], min(self._training.batch_size, self.x.shape[1])
+        drawn = [torch.randint(count, (size,), generator=generator) for generator in self._generators]
+        rows = torch.stack(drawn).to(self.x.device)
+        models = torch.arange(len(rows), device=rows.device)[:, None]
+        return self.x[models, rows], self.a[models, rows]
+
+    @torch.no_grad()
+    def trained(self) -> list[Trained]:
+        """Give each model, after training."""
+        phi, reconstruction = self.networks(self.x)
+        errors = reconstruction_error(self.x, reconstruction).tolist()
+        found, options = [], self._training
+        for number, (fit, measures) in enumerate(zip(self._fits, self._scales, strict=True)):
+            module = MMRAutoencoder(
+                fit.x.shape[1],
+                fit.a.shape[1],
+                fit.dim_z,
+                fit.lambda_mmr,
+                fit.bandwidth,
+                options.whiten,
+                options.estimator,
+                options.ramp,
+                options.lr,
+                options.width,
+                options.depth,
+                fit.seed,
+            )
+            module.standardise(*measures)
+            module.networks.take(self.networks, number)
+            part = phi[number, :_EVALUATION_ROWS].double(), self.a[number, :_EVALUATION_ROWS].double()
+            q = float(moment_restriction(*part, self.bandwidths[number].double()))
+            found.append(Trained(module.eval(), errors[number], q))
+        return found
+
+
+def scales(x: Array, a: Array) -> tuple[Array, Array, float]:
+    """Mean and standard deviation [dx] of features, and the median distance of actions; a constant feature has spread 1."""
+    spread = x.std(0)
+    return x.mean(0), np.where(spread > 1e-12, spread, 1.0), median_distance(a)
+
+
+def train_autoencoders(fits: Sequence[Fit], training: Training | None = None, restarts: int = 1) -> list[Trained]:
+    """Train autoencoders, those of equal shapes as one pack.
+
+    Args:
+        fits: any.
+        training: how; None: the defaults.
+        restarts: trainings of each, from other first weights; that with the smallest reconstruction + lambda Q on the training rows
+            is kept, of those that are not folded if there are any.
+
+    Returns:
+        One of each fit, in their order.
+    """
+    training = training or Training()
+    groups: dict[tuple[Any, ...], list[tuple[int, Fit]]] = {}
+    for number, fit in enumerate(fits):
+        for restart in range(restarts):
+            again = Fit(fit.x, fit.a, fit.dim_z, fit.lambda_mmr, fit.bandwidth, fit.seed + 1009 * restart)
+            groups.setdefault((fit.x.shape, fit.a.shape, fit.dim_z), []).append((number, again))
+    candidates: list[list[Trained]] = [[] for _ in fits]
+    for members in groups.values():
+        members.sort(key=lambda member: member[1].lambda_mmr == 0)
+        pack = AutoencoderPack([fit for _, fit in members], training)
+        with quiet_lightning():
+            make_trainer(training.steps, []).fit(pack)
+        for (number, _), trained in zip(members, pack.cpu().trained(), strict=True):
+            candidates[number].append(trained)
+    return [min(found, key=lambda one: _rank(one, fit.lambda_mmr)) for found, fit in zip(candidates, fits, strict=True)]
+
+
+def _rank(trained: Trained, weight: float) -> tuple[bool, float]:
+    loss = trained.reconstruction + weight * trained.restriction
+    return trained.folded, loss if math.isfinite(loss) else math.inf
