@@ -22,9 +22,11 @@ class NamedModule:
     data: str
 
 
+_DENSITY = "lightning_modules.density"
 _REP4EX = "lightning_modules.causal.rep4ex"
 
 MODULES: dict[str, NamedModule] = {
+    "ContrastiveEstimator": NamedModule(f"{_DENSITY}.estimator:ContrastiveEstimator", f"{_DENSITY}.data:GaussianPairs"),
     "MMRAutoencoder": NamedModule(f"{_REP4EX}.module:MMRAutoencoder", f"{_REP4EX}.data:ActionData"),
 }
 """By name."""
