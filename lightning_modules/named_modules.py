@@ -23,10 +23,12 @@ class NamedModule:
 
 
 _DENSITY = "lightning_modules.density"
+_GENERATIVE = "lightning_modules.generative"
 _REP4EX = "lightning_modules.causal.rep4ex"
 
 MODULES: dict[str, NamedModule] = {
     "ContrastiveEstimator": NamedModule(f"{_DENSITY}.estimator:ContrastiveEstimator", f"{_DENSITY}.data:GaussianPairs"),
     "MMRAutoencoder": NamedModule(f"{_REP4EX}.module:MMRAutoencoder", f"{_REP4EX}.data:ActionData"),
+    "SelfReflectiveVAE": NamedModule(f"{_GENERATIVE}.module:SelfReflectiveVAE", f"{_GENERATIVE}.data:BinarisedImages"),
 }
 """By name."""
