@@ -22,11 +22,15 @@ class NamedModule:
     data: str
 
 
+_CONTRASTIVE = "lightning_modules.causal.contrastive"
 _DENSITY = "lightning_modules.density"
 _GENERATIVE = "lightning_modules.generative"
 _REP4EX = "lightning_modules.causal.rep4ex"
 
 MODULES: dict[str, NamedModule] = {
+    "ContrastiveCRL": NamedModule(
+        f"{_CONTRASTIVE}.module:ContrastiveCRLModule", f"{_CONTRASTIVE}.data:InterventionalData"
+    ),
     "ContrastiveEstimator": NamedModule(f"{_DENSITY}.estimator:ContrastiveEstimator", f"{_DENSITY}.data:GaussianPairs"),
     "MMRAutoencoder": NamedModule(f"{_REP4EX}.module:MMRAutoencoder", f"{_REP4EX}.data:ActionData"),
     "SelfReflectiveVAE": NamedModule(f"{_GENERATIVE}.module:SelfReflectiveVAE", f"{_GENERATIVE}.data:BinarisedImages"),
