@@ -14,15 +14,15 @@ needs_two = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than
 
 @needs_one
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "bf16-true"])
-def test_a_gpu_trains_in_any_precision_close_to_single(nets, precision):  # noqa: F811
+def test_a_gpu_trains_in_any_precision_as_well_as_in_single(nets, precision):  # noqa: F811
     assert train([*MODULE, "--run=single", "--workers=1", "--gpus_per_worker=1"]) == 0
     words = [*MODULE, f"--run={precision}", "--workers=1", "--gpus_per_worker=1", f"--precision={precision}"]
     assert train(words) == 0
     (row,) = Run(precision).read("trials").to_pylist()
     assert "NVIDIA" in row["device"]
-    single, mixed = metrics("single"), metrics(precision)
-    for key, value in single.items():
-        assert mixed[key] == pytest.approx(value, abs=0.1), key
+    # Precision is part of what a trial is, so first weights and batches differ: only what was learned is compared.
+    learned = (40, "all", "out", "val_loss")
+    assert metrics(precision)[learned] == pytest.approx(metrics("single")[learned], abs=0.1)
 
 
 @needs_two
