@@ -37,7 +37,14 @@ def ladder_sizes(blocks: int, latents: int) -> list[int]:
 
 
 def build_arm(
-    name: str, pixels: int, blocks: int, latents: int, width: int = 64, seed: int = 0, depth: int = 2
+    name: str,
+    pixels: int,
+    blocks: int,
+    latents: int,
+    width: int = 64,
+    seed: int = 0,
+    depth: int = 2,
+    correction: int = 0,
 ) -> LatentVariableModel:
     """Make one of the arms for binary x.
 
@@ -49,6 +56,7 @@ def build_arm(
         width: of the hidden layers.
         seed: of the first weights.
         depth: number of hidden layers.
+        correction: of the posteriors of hierarchies, see `self_reflective`; the ladder and "iaf" have no such net.
 
     Raises:
         InputError: for an unknown name, or sizes out of range.
@@ -59,9 +67,12 @@ def build_arm(
         raise InputError(f"latents, width, depth: {latents}, {width}, {depth}; give 1 or more of each")
     partition, hidden = BlockPartition.raster(pixels, blocks), (width,) * depth
     if name == "one_layer":
-        return self_reflective(BlockPartition([pixels]), [blocks * latents], hidden, bijector="identity", seed=seed)
+        whole = BlockPartition([pixels])
+        return self_reflective(whole, [blocks * latents], hidden, bijector="identity", seed=seed, correction=correction)
     if name == "ladder":
         return LadderVAE(pixels, ladder_sizes(blocks, latents), hidden, seed)
     if name == "iaf":
         return InverseAutoregressiveVAE(pixels, blocks * latents, hidden, seed=seed)
-    return self_reflective(partition, [latents] * blocks, hidden, seed=seed, **_HIERARCHIES[name])
+    return self_reflective(
+        partition, [latents] * blocks, hidden, seed=seed, correction=correction, **_HIERARCHIES[name]
+    )

@@ -50,15 +50,32 @@ def load_images(pixels: int = 784, seed: int = 0, images: str = "") -> tuple[Ten
     return shuffled[:border], binarise(shuffled[border:], torch.Generator().manual_seed(seed))
 
 
+def hold_out(images: Tensor, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Cut off the last images, binarised once, to choose settings by.
+
+    Args:
+        images: intensities [n, D], shuffled.
+        count: how many.
+        seed: of the binarisation; another stream than that of `load_images`.
+
+    Returns:
+        Intensities [n - count, D] and binary images [count, D].
+    """
+    border = len(images) - count
+    return images[:border], binarise(images[border:], torch.Generator().manual_seed(seed + 1))
+
+
 class BinarisedImages(pl.LightningDataModule):
-    """Images for a Bernoulli likelihood: intensities to train on, one fixed binarisation to validate on.
+    """Images for a Bernoulli likelihood: intensities to train on, and one fixed binarisation of others to validate on.
+
+    Both are of the four fifths that `load_images` gives to train on: what is chosen by the validation has not seen the rest.
 
     Args:
         pixels: see `load_images`; the module takes it, too.
         batch_size: rows of a training batch.
         seed: of the shuffle, the binarisation and the batches.
         images: see `load_images`.
-        validation: number of test images to validate on at most.
+        validation: number of training images that are held out to validate on; half of all at most.
 
     Example:
         shiftlab train --method lightning_modules.generative.module:SelfReflectiveVAE \
@@ -71,7 +88,7 @@ class BinarisedImages(pl.LightningDataModule):
         batch_size: Annotated[int, IntLogUniform(32, 512)] = 100,
         seed: int = 0,
         images: str = "",
-        validation: int = 500,
+        validation: int = 600,
     ) -> None:
         super().__init__()
         _check_sizes(batch_size, validation)
@@ -80,8 +97,8 @@ class BinarisedImages(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images."""
-        self._train, test = load_images(self._pixels, self._seed, self._images)
-        self._test = test[: self._validation]
+        images, _ = load_images(self._pixels, self._seed, self._images)
+        self._train, self._held = hold_out(images, min(self._validation, len(images) // 2), self._seed)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Batches of intensities [B, D] in [0, 1]."""
@@ -89,7 +106,7 @@ class BinarisedImages(pl.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Binary images [B, D]."""
-        return DataLoader(TensorDataset(self._test), batch_size=500)
+        return DataLoader(TensorDataset(self._held), batch_size=500)
 
 
 class SimulatedHierarchy(pl.LightningDataModule):

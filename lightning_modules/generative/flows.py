@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_modules.errors import InputError
 from lightning_modules.generative.bijectors import AffineRankOneBijector, import_zuko
-from lightning_modules.generative.generator import NeuralGenerator
+from lightning_modules.generative.generator import Generator, NeuralGenerator
 from lightning_modules.generative.hierarchy import SelfReflectiveHierarchy
 from lightning_modules.generative.layers import Mlp, standard_normal
 from lightning_modules.generative.partition import BlockPartition, check_data
@@ -110,12 +110,12 @@ class FlowGenerator(NeuralGenerator):
     """A generator whose blocks come from flows, with z_l and x_{l-1} as their context.
 
     Args:
-        partition: of real x.
-        latent_dims: N_l of every layer.
-        hidden: widths of the hidden layers of every perceptron and MADE.
-        n_made: MADEs of every layer.
+        partition: of real x. The paper: 5 layers.
+        latent_dims: N_l of every layer. The paper: 40 each.
+        hidden: widths of the hidden layers of every perceptron and MADE. The paper: MADEs of width 1024.
+        n_made: MADEs of every layer. The paper: 2.
         data_coupling: whether a block sees the previous one.
-        bijector: "spline", "affine" or "identity".
+        bijector: of the latents: "spline" as in the paper, "affine" or "identity".
         seed: of the first weights.
 
     Raises:
@@ -134,16 +134,16 @@ class FlowGenerator(NeuralGenerator):
         bijector: str = "spline",
         seed: int = 0,
     ) -> None:
-        self._n_made, self._hidden, self._seed = n_made, tuple(hidden), seed
-        super().__init__(partition, latent_dims, hidden, "flow", "conditional", data_coupling, bijector, seed)
+        self.hidden, self.seed, self._n_made = tuple(hidden), seed, n_made
+        super().__init__(partition, latent_dims, hidden, "flow", "conditional", data_coupling, bijector, 2 * seed)
 
-    def _make_decoders(self, make: Callable[..., nn.Module]) -> None:
-        source = torch.Generator().manual_seed(self._seed + 1_000_003)
+    def _make_decoders(self, make: Callable[..., Mlp]) -> None:
+        source = torch.Generator().manual_seed(2 * self.seed + 1_000_003)
         sizes = self.partition.sizes
         before = [0, *(sizes[:-1] if self.data_coupling else [0] * (len(sizes) - 1))]
         self.flows = nn.ModuleList(
             [
-                MaskedAutoregressiveFlow(size, width + extra, self._hidden, self._n_made, source)
+                MaskedAutoregressiveFlow(size, width + extra, self.hidden, self._n_made, source)
                 for size, width, extra in zip(sizes, self.latent_dims, before, strict=True)
             ]
         )
@@ -152,6 +152,10 @@ class FlowGenerator(NeuralGenerator):
         """See `Generator`."""
         found: Tensor = self._flow(layer).log_prob(block.expand(*z.shape[:-1], -1), self._context(z, before))
         return found
+
+    def total_log_likelihood(self, blocks: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """See `Generator`: flows go layer by layer."""
+        return Generator.total_log_likelihood(self, blocks, codes)
 
     def mean(self, layer: int, z: Tensor, before: Tensor | None) -> Tensor:
         """Image of the base's mean: a flow's own mean has no closed form."""
@@ -180,30 +184,18 @@ class SelfReflectiveFlow(SelfReflectiveHierarchy):
     """The self-reflective hierarchy whose blocks are masked autoregressive flows, for real x.
 
     Args:
-        partition: of x. The paper: 5 layers.
-        latent_dims: N_l. The paper: 40 each.
-        hidden: widths of the hidden layers. The paper: MADEs of width 1024.
-        n_made: MADEs of every layer. The paper: 2.
-        data_coupling: whether a block sees the previous one.
-        bijector: of the latents: "spline" as in the paper, "affine" or "identity".
-        seed: of the first weights.
+        generator: p(x, z); the posterior's nets have its widths and its seed.
 
-    Raises:
-        InputError: zuko is not installed, or sizes do not fit.
+    Example:
+        >>> SelfReflectiveFlow(FlowGenerator(BlockPartition((8, 8)), [4, 4])).elbo(torch.zeros(3, 16)).kl.shape
+        torch.Size([3, 2])
     """
 
-    def __init__(
-        self,
-        partition: BlockPartition,
-        latent_dims: Sequence[int],
-        hidden: Sequence[int] = (64, 64),
-        n_made: int = 2,
-        data_coupling: bool = True,
-        bijector: str = "spline",
-        seed: int = 0,
-    ) -> None:
-        generator = FlowGenerator(partition, latent_dims, hidden, n_made, data_coupling, bijector, 2 * seed)
-        super().__init__(generator, NeuralPosterior(partition, latent_dims, hidden, seed=2 * seed + 1))
+    def __init__(self, generator: FlowGenerator) -> None:
+        seed = 2 * generator.seed + 1
+        super().__init__(
+            generator, NeuralPosterior(generator.partition, generator.latent_dims, generator.hidden, seed=seed)
+        )
 
 
 class FlowDensity(nn.Module):

@@ -20,7 +20,7 @@ from lightning_modules.generative.bijectors import (
     SplineCouplingBijector,
     import_zuko,
 )
-from lightning_modules.generative.layers import DiagonalGaussian, Mlp, split_gaussian, standard_normal
+from lightning_modules.generative.layers import DiagonalGaussian, Mlp, StackedMlp, pad, split_gaussian, standard_normal
 from lightning_modules.generative.partition import BlockPartition
 
 BijectorKind = Literal["affine", "identity", "spline"]
@@ -54,6 +54,12 @@ class Generator(nn.Module, ABC):
     @abstractmethod
     def log_likelihood(self, layer: int, block: Tensor, z: Tensor, before: Tensor | None) -> Tensor:
         """log p(x_l | z_l, x_{l-1}) [K, B] of blocks [B, D_l], codes [K, B, N_l], previous blocks [B, D_{l-1}] or None."""
+
+    def total_log_likelihood(self, blocks: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """sum_l log p(x_l | z_l, x_{l-1}) [K, B] of all blocks [B, D_l] and codes [K, B, N_l]."""
+        before = [None, *blocks[:-1]]
+        terms = zip(range(len(blocks)), blocks, codes, before, strict=True)
+        return torch.stack([self.log_likelihood(*term) for term in terms]).sum(0)
 
     @abstractmethod
     def mean(self, layer: int, z: Tensor, before: Tensor | None) -> Tensor:
@@ -121,16 +127,18 @@ class NeuralGenerator(Generator):
                 self.splines[str(number)] = nn.ModuleList(couplings)
         self._make_decoders(make)
 
-    def _make_decoders(self, make: Callable[..., nn.Module]) -> None:
-        """Make the residual data layers: one net on z_l, one on x_{l-1}, one on both."""
-        self.own, self.previous, self.both = nn.ModuleList(), nn.ModuleDict(), nn.ModuleDict()
+    def _make_decoders(self, make: Callable[..., Mlp]) -> None:
+        """Make the residual data layers: one net on z_l, one on x_{l-1}, one on both; each kind's of all layers side by side."""
+        own, previous, both = [], [], []
         sizes = self.partition.sizes
-        for number, (width, size) in enumerate(zip(self.latent_dims, sizes, strict=True)):
-            outputs = size * (1 if self.binary else 2)
-            self.own.append(make([width], outputs=outputs))
+        self._outputs = [size * (1 if self.binary else 2) for size in sizes]
+        for number, (width, outputs) in enumerate(zip(self.latent_dims, self._outputs, strict=True)):
+            own.append(make([width], outputs=outputs))
             if number and self.data_coupling:
-                self.previous[str(number)] = make([sizes[number - 1]], outputs=outputs)
-                self.both[str(number)] = make([width, sizes[number - 1]], outputs=outputs)
+                previous.append(make([sizes[number - 1]], outputs=outputs))
+                both.append(make([width, sizes[number - 1]], outputs=outputs))
+        self.own = StackedMlp(own)
+        self.previous, self.both = (StackedMlp(nets) if nets else None for nets in (previous, both))
 
     def conditional(self, layer: int, z_before: Tensor | None, like: Tensor) -> tuple[DiagonalGaussian, Bijector]:
         """See `Generator`."""
@@ -149,14 +157,34 @@ class NeuralGenerator(Generator):
 
     def parameters_of_data(self, layer: int, z: Tensor, before: Tensor | None) -> Tensor:
         """gamma_l = gamma1_l(z_l) + delta_l(z_l, x_{l-1}): logits, or means and log sds [..., 2 D_l]."""
-        found: Tensor = self.own[layer](z)
-        if str(layer) in self.both:
-            found = found + self.both[str(layer)](z, before) + self.previous[str(layer)](before)
-        return found
+        found = self.own.alone(layer, z)
+        if layer and self.both is not None and self.previous is not None:
+            assert before is not None
+            found = found + self.both.alone(layer - 1, z, before) + self.previous.alone(layer - 1, before)
+        return found[..., : self._outputs[layer]]
+
+    def _all_parameters_of_data(self, blocks: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """gamma of every layer [L, K, B, outputs], padded: no layer's data net waits for another's."""
+        z = pad(codes)
+        found: Tensor = self.own(z)
+        if self.both is None or self.previous is None:
+            return found
+        before = pad(blocks[:-1])
+        return torch.cat([found[:1], found[1:] + self.both(z[1:], before) + self.previous(before[:, None])])
 
     def log_likelihood(self, layer: int, block: Tensor, z: Tensor, before: Tensor | None) -> Tensor:
         """See `Generator`."""
-        parameters = self.parameters_of_data(layer, z, before)
+        return self._log_density(block, self.parameters_of_data(layer, z, before))
+
+    def total_log_likelihood(self, blocks: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """See `Generator`."""
+        found = self._all_parameters_of_data(blocks, codes)
+        if self.binary and len(set(self._outputs)) == 1:
+            return self._log_density(torch.stack(list(blocks))[:, None], found).sum(0)
+        cut = [found[layer, ..., :width] for layer, width in enumerate(self._outputs)]
+        return torch.stack([self._log_density(block, part) for block, part in zip(blocks, cut, strict=True)]).sum(0)
+
+    def _log_density(self, block: Tensor, parameters: Tensor) -> Tensor:
         if self.binary:
             return (block * parameters - softplus(parameters)).sum(-1)
         return split_gaussian(parameters).log_prob(block)

@@ -43,14 +43,13 @@ class SelfReflectiveHierarchy(LatentVariableModel):
         blocks = torch.split(x, list(self.partition.sizes), -1)
         z_before: Tensor | None = None
         before: Tensor | None = None
-        likelihood = ratio = x.new_zeros(())
+        ratio = x.new_zeros(())
         kl, latents, codes, means = [], [], [], []
         for layer, block in enumerate(blocks):
             prior, bijector = self.generator.conditional(layer, z_before, x)
             law = self.posterior.conditional(layer, z_before, evidence[layer])
             eps = law.at(noise((k, len(x), self.generator.latent_dims[layer]), x, generator))
             z = bijector.forward(eps)
-            likelihood = likelihood + self.generator.log_likelihood(layer, block, z, before)
             kl.append(law.kl(prior).expand(k, len(x)))
             ratio = ratio + prior.log_prob(eps) - law.log_prob(eps)
             if mean:
@@ -58,6 +57,7 @@ class SelfReflectiveHierarchy(LatentVariableModel):
             latents.append(eps)
             codes.append(z)
             z_before, before = z, block
+        likelihood = self.generator.total_log_likelihood(blocks, codes)
         whole = torch.cat(means, -1) if mean else None
         return Trace(likelihood, torch.stack(kl, -1), ratio, latents, codes, whole)
 
@@ -96,6 +96,7 @@ def self_reflective(
     evidence: str = "all",
     seed: int = 0,
     activation: str = "silu",
+    correction: int = 0,
 ) -> SelfReflectiveHierarchy:
     """Make a hierarchy of perceptrons.
 
@@ -112,6 +113,8 @@ def self_reflective(
         evidence: what q(eps_l) sees of x, see `posterior.EVIDENCE`.
         seed: of the first weights; generator and posterior have streams of their own.
         activation: "silu", "tanh" or "relu".
+        correction: number of hidden layers, as wide as the last of `hidden`, between (h_l, z_{l-1}) and the posterior's
+            correction, in either family; chosen on validation digits, see the paper's page in docs/papers.
 
     Raises:
         InputError: for an unknown choice, or sizes that do not fit each other.
@@ -123,9 +126,12 @@ def self_reflective(
     """
     if not hidden or min(hidden) < 1:
         raise InputError(f"hidden: {list(hidden)}; give one or more widths of at least 1")
+    if correction < 0:
+        raise InputError(f"correction: {correction}; give a number of hidden layers, 0 or more")
     made = NeuralGenerator(
         partition, latent_dims, hidden, likelihood, prior, data_coupling, bijector, 2 * seed, activation
     )
+    widths = (hidden[-1],) * correction
     return SelfReflectiveHierarchy(
-        made, NeuralPosterior(partition, latent_dims, hidden, posterior, evidence, 2 * seed + 1, activation)
+        made, NeuralPosterior(partition, latent_dims, hidden, posterior, evidence, 2 * seed + 1, activation, widths)
     )

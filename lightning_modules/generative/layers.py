@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -107,6 +107,71 @@ class Mlp(nn.Module):
             found = found + layer(value)
         result: Tensor = self.rest(found)
         return result
+
+
+class StackedMlp(nn.Module):
+    """L perceptrons side by side, each with inputs of its own, every layer of them all one batched product.
+
+    Inputs and outputs are as wide as the widest needs: narrower ones are padded with zeros, which get no gradient.
+
+    Args:
+        nets: perceptrons of the same hidden widths, activation and number of inputs, whose weights are taken over.
+    """
+
+    def __init__(self, nets: Sequence[Mlp]) -> None:
+        super().__init__()
+        self.activations = nn.ModuleList([m for m in nets[0].rest if not isinstance(m, nn.Linear)])
+        firsts = list(zip(*(_linear(net.first) for net in nets), strict=True))  # by input, then by net
+        rest = list(zip(*(_linear(net.rest) for net in nets), strict=True))
+        self.first = nn.ParameterList([_stack([m.weight.mT for m in layers]) for layers in firsts])
+        self.rest = nn.ParameterList([_stack([m.weight.mT for m in layers]) for layers in rest])
+        self.biases = nn.ParameterList([_stack([m.bias[None] for m in layers]) for layers in (firsts[0], *rest)])
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Map inputs to outputs [L, K, B, outputs]; the first is [L, K, B, n_1], the others may be [L, B, n_i]."""
+        found: Tensor | None = None
+        for value, weight in zip(inputs, self.first, strict=True):
+            value = value[..., : weight.shape[1]]  # a code of another layer may be wider: zeros here
+            flat = value.flatten(1, -2)
+            part = torch.baddbmm(self.biases[0], flat, weight) if found is None else torch.bmm(flat, weight)
+            part = part.reshape(*value.shape[:-1], -1)
+            found = part if found is None else found + (part if part.ndim == found.ndim else part[:, None])
+        assert found is not None
+        shape = found.shape[:-1]
+        found = found.flatten(1, -2)
+        for activation, weight, bias in zip(self.activations, self.rest, list(self.biases)[1:], strict=True):
+            found = torch.baddbmm(bias, activation(found), weight)
+        return found.reshape(*shape, -1)
+
+    def alone(self, number: int, *inputs: Tensor) -> Tensor:
+        """Map inputs [..., n_i] by one of the perceptrons to [..., outputs]."""
+        found: Tensor = self.biases[0][number, 0]
+        for weight, value in zip(self.first, inputs, strict=True):
+            found = found + value @ weight[number, : value.shape[-1]]
+        for activation, weight, bias in zip(self.activations, self.rest, list(self.biases)[1:], strict=True):
+            found = activation(found) @ weight[number] + bias[number, 0]
+        return found
+
+
+def pad(values: Sequence[Tensor]) -> Tensor:
+    """Stack tensors of the same shape but for the last axis, [..., n_l] to [L, ..., max n_l], narrower ones with zeros."""
+    widest = max(value.shape[-1] for value in values)
+    if all(value.shape[-1] == widest for value in values):
+        return torch.stack(list(values))
+    return torch.stack([nn.functional.pad(value, (0, widest - value.shape[-1])) for value in values])
+
+
+def _linear(layers: Iterable[nn.Module]) -> list[nn.Linear]:
+    return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+
+def _stack(weights: Sequence[Tensor]) -> nn.Parameter:
+    """Stack matrices, smaller ones with rows and columns of zeros."""
+    rows, columns = (max(weight.shape[axis] for weight in weights) for axis in (0, 1))
+    found = torch.zeros(len(weights), rows, columns)
+    for number, weight in enumerate(weights):
+        found[number, : weight.shape[0], : weight.shape[1]] = weight.detach()
+    return nn.Parameter(found)
 
 
 class StackedEncoder(nn.Module):

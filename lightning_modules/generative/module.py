@@ -25,7 +25,8 @@ class SelfReflectiveVAE(VariationalTraining):
         blocks: L; x is split in raster order.
         latents: N of every layer.
         width: of the hidden layers.
-        depth: number of hidden layers of every net.
+        depth: number of hidden layers of every net but the posterior's corrections.
+        correction: number of hidden layers of these, see `hierarchy.self_reflective`.
         posterior: "self_reflective", or "independent" for q(eps_l | x).
         prior: "conditional", or "standard" for N(0, I) at every layer.
         bijector: "affine", "identity" or "spline" (needs the extra `flows`).
@@ -47,6 +48,7 @@ class SelfReflectiveVAE(VariationalTraining):
         latents: Annotated[int, IntLogUniform(2, 32)] = 8,
         width: Annotated[int, IntLogUniform(16, 256)] = 64,
         depth: Annotated[int, Choice((1, 2, 3))] = 2,
+        correction: Annotated[int, Choice((0, 1, 2))] = 0,
         posterior: Annotated[str, Choice(FAMILIES)] = "self_reflective",
         prior: Annotated[str, Choice(("conditional", "standard"))] = "conditional",
         bijector: Annotated[str, Choice(("affine", "identity"))] = "affine",
@@ -71,6 +73,7 @@ class SelfReflectiveVAE(VariationalTraining):
             bijector,
             evidence,
             seed,
+            correction=correction,
         )
         super().__init__(model, lr, warmup, seed=seed)
 

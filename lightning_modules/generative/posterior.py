@@ -78,8 +78,7 @@ class NeuralPosterior(Posterior):
         evidence: what h_l sees, see `EVIDENCE`.
         seed: of the first weights.
         activation: a name in `layers.ACTIVATIONS`.
-        correction: widths of the hidden layers between (h_l, z_{l-1}) and the correction; none: a linear map of both. On 5,000
-            MNIST digits in 4,000 steps none is best by 3 nats against one, by 12 against two.
+        correction: widths of the hidden layers between (h_l, z_{l-1}) and the correction; none: a linear map of both.
 
     Raises:
         InputError: for an unknown choice.

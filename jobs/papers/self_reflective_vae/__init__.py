@@ -13,12 +13,14 @@ from jobs.papers.self_reflective_vae.drawings import figures
 from jobs.papers.self_reflective_vae.names import (
     BITS,
     CHAIN,
+    DEPTH,
     DIGIT_ARMS,
     FLOW,
     FULL,
     FULL_ARMS,
     MNIST,
     MNIST_ARMS,
+    MNIST_DEEP,
     MORE_ARMS,
     RESTRICTED,
     SMALL_DIGITS,
@@ -62,12 +64,24 @@ def plan(scale: Scale) -> list[Trial]:
             for blocks in (1, 2, 4, 7, 10)
             for latents in (4, 8, 16)
         ]
+        cells += [
+            cell(DEPTH, family, seed, **_DEPTH, correction=correction)
+            for correction in (0, 1, 2)
+            for family in ("self_reflective", "independent")
+            for seed in (0, 1)
+        ]
+        cells += [
+            cell(MNIST_DEEP, family, seed, **_MNIST, correction=2)
+            for family in ("self_reflective", "independent")
+            for seed in (0, 1)
+        ]
         cells += [cell(FLOW, model, 1, steps=1500) for model in ("latent", "plain")]
         cells += [cell(FULL, arm, **_FULL) for arm in FULL_ARMS]
     return cells
 
 
 _MNIST = {"pixels": 784, "blocks": 4, "latents": 8, "width": 64, "steps": 4000, "rows": 300, "k": 200}
+_DEPTH = {"pixels": 784, "blocks": 4, "latents": 8, "width": 64, "steps": 2000, "rows": 600}
 _DIGITS = {"pixels": 64, "blocks": 4, "latents": 4, "width": 64, "steps": 700, "rows": 300, "k": 100}
 _FULL = {"pixels": 784, "blocks": 10, "latents": 10, "width": 512, "steps": 300_000, "rows": 10_000, "k": 1000}
 """Blocks, latents and k are the paper's; widths and steps are ours, since its appendix was not at hand."""
@@ -99,6 +113,8 @@ def run(trial: Trial, data: str = "") -> list[MetricRow]:
         return cells.trained(trial.method, trial.seed, **values)
     if trial.dataset == BITS:
         return cells.bits(trial.method)
+    if trial.dataset == DEPTH:
+        return cells.depth(trial.method, trial.seed, **values)
     if trial.dataset == FLOW:
         return cells.flow(trial.method, trial.seed, values["steps"])
     return cells.digits(trial.method, trial.seed, data if trial.dataset == FULL else "", **values)

@@ -13,8 +13,8 @@ from jobs.claims import MetricRow, scalar_rows
 from jobs.papers.self_reflective_vae.names import BITS_A_ROW, DRAWN, SAMPLES
 from lightning_modules.errors import InputError
 from lightning_modules.generative.baselines import build_arm
-from lightning_modules.generative.data import load_images
-from lightning_modules.generative.flows import FlowDensity, SelfReflectiveFlow
+from lightning_modules.generative.data import hold_out, load_images
+from lightning_modules.generative.flows import FlowDensity, FlowGenerator, SelfReflectiveFlow
 from lightning_modules.generative.hierarchy import self_reflective
 from lightning_modules.generative.latent_variable_model import LatentVariableModel
 from lightning_modules.generative.linear_gaussian import LinearGaussianHierarchy, vector_chain
@@ -95,12 +95,22 @@ def bits(posterior: str) -> list[MetricRow]:
 
 
 def digits(
-    arm: str, seed: int, data: str, pixels: int, blocks: int, latents: int, width: int, steps: int, rows: int, k: int
+    arm: str,
+    seed: int,
+    data: str,
+    pixels: int,
+    blocks: int,
+    latents: int,
+    width: int,
+    steps: int,
+    rows: int,
+    k: int,
+    correction: int = 0,
 ) -> list[MetricRow]:
     """Train an arm on digits; ELBO, importance bounds, KL and active units of each layer, and samples as rows of bits."""
     train, test = _full(data) if data else load_images(pixels, 0)
     test = test[:rows]
-    model = build_arm(arm, pixels, blocks, latents, width, seed)
+    model = build_arm(arm, pixels, blocks, latents, width, seed, correction=correction)
     fit(model, train, steps, seed=seed)
     values, elbo, kl, means = _bounds(model, test, [n for n in SAMPLES if n < k] + [k], seed)
     values["elbo"] = elbo
@@ -112,6 +122,20 @@ def digits(
     drawn, _ = model.sample(DRAWN, _generator(8, seed))
     found += _bit_rows(drawn, "samples")
     return found + _bit_rows(test[:DRAWN], "data")
+
+
+def depth(
+    family: str, seed: int, pixels: int, blocks: int, latents: int, width: int, correction: int, steps: int, rows: int
+) -> list[MetricRow]:
+    """Train a posterior of some depth on a part of the training digits; ELBO and importance bound of the rest of them."""
+    train, held = hold_out(load_images(pixels, 0)[0], rows)
+    model = build_arm(family, pixels, blocks, latents, width, seed, correction=correction)
+    fit(model, train, steps, seed=seed)
+    values, elbo, _, _ = _bounds(model, held, [_VALIDATION_SAMPLES], seed)
+    return scalar_rows(values | {"elbo": elbo})
+
+
+_VALIDATION_SAMPLES = 50
 
 
 def _bounds(
@@ -189,7 +213,7 @@ def flow(model: str, seed: int, steps: int) -> list[MetricRow]:
         with torch.no_grad():
             values["elbo"] = float(plain.log_prob(x).mean())
         return scalar_rows(values)
-    latent = SelfReflectiveFlow(BlockPartition((8, 8)), [4, 4], (64, 64), 2, seed=seed)
+    latent = SelfReflectiveFlow(FlowGenerator(BlockPartition((8, 8)), [4, 4], (64, 64), 2, seed=seed))
     fit(latent, mixture, steps, 256, seed=seed)
     found, values["elbo"], kl, _ = _bounds(latent, x, [20], seed)
     rows = scalar_rows(values | found)

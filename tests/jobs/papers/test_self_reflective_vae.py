@@ -7,12 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import jobs.papers.self_reflective_vae as paper
 from cluster.schemas import METRICS
 from jobs.claims import Results, cell, settings
 from jobs.papers.self_reflective_vae import cells
-from jobs.papers.self_reflective_vae.names import FLOW, FULL, MNIST, SMALL_DIGITS, TRAINED
+from jobs.papers.self_reflective_vae.names import DEPTH, FLOW, FULL, MNIST, MNIST_DEEP, SMALL_DIGITS, TRAINED
+from lightning_modules.generative.data import load_images
 
 _FEW = {"steps": 8, "rows": 20, "k": 5}
 
@@ -70,7 +72,6 @@ def test_claims_and_figures_come_from_what_is_stored(measured):
 
 def test_stored_bits_are_the_images(measured):
     from jobs.papers.self_reflective_vae.drawings import _images
-    from lightning_modules.generative.data import load_images
 
     drawn = np.array(_images(measured, MNIST, "self_reflective", "data"))
     assert drawn.shape == (12, 784)
@@ -86,6 +87,48 @@ def test_cells_repeat_exactly():
     for trial in map(few, trials):
         assert paper.run(trial) == paper.run(trial)
         assert paper.run(trial) != paper.run(replace(trial, seed=1))
+
+
+def test_depths_are_compared_on_training_digits_that_were_held_out(monkeypatch):
+    trials = [t for t in paper.plan("paper") if t.dataset == DEPTH]
+    assert {settings(t)["correction"] for t in trials} == {0, 1, 2}
+    assert {t.method for t in trials} == {"self_reflective", "independent"}
+    seen = {}
+    monkeypatch.setattr(cells, "fit", lambda model, train, *_, **__: seen.update(train=train))
+    monkeypatch.setattr(cells, "_bounds", lambda model, x, *_: (seen.update(x=x), ({}, 0.0, [], []))[1])
+    paper.run(trials[0])
+    images, _ = load_images(784)
+    assert torch.equal(seen["train"], images[:-600])
+    assert torch.equal((seen["x"].sum(0) > 0) & (images[-600:].sum(0) == 0), torch.zeros(784, dtype=torch.bool))
+    assert seen["x"].shape == (600, 784)
+
+
+def test_claims_about_depth_wait_for_their_cells_and_can_fail():
+    trials = [t for t in paper.plan("paper") if t.dataset in (DEPTH, MNIST_DEEP)]
+    best = {0: -100.0, 1: -103.0, 2: -110.0}
+
+    def rows(trial, worse):
+        value = best[settings(trial)["correction"]] - worse * (trial.method == "independent")
+        metrics = ("elbo", "bound 50", "bound 200")
+        return [(trial.trial_id, 0, "", "test", metric, value) for metric in metrics]
+
+    def holding(worse):
+        columns = zip(*(row for t in trials for row in rows(t, worse)), strict=True)
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, METRICS.types, strict=True)]
+        done = pa.table({"trial_id": [t.trial_id for t in trials], "status": ["completed"] * len(trials)})
+        found = paper.claims(Results(done, pa.Table.from_arrays(arrays, schema=METRICS), trials), "paper")
+        return {claim.name: claim.holds for claim in found if "correction" in claim.name}
+
+    assert len(holding(3.0)) == 7
+    margin = "5,000 MNIST digits, corrections of two hidden layers: self-reflective above independent posterior"
+    assert holding(3.0)[margin]
+    assert not holding(1.0)[margin]
+    linear = (
+        "held-out training digits, self-reflective: linear correction above deeper ones, nats of the importance bound"
+    )
+    assert holding(3.0)[linear]
+    best[1] = -99.0
+    assert not holding(3.0)[linear]
 
 
 def test_flows_are_compared_on_a_mixture_whose_likelihood_is_known():

@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("zuko")
 
 from lightning_modules.errors import InputError
-from lightning_modules.generative.flows import MaskedAutoregressiveFlow, SelfReflectiveFlow
+from lightning_modules.generative.flows import FlowGenerator, MaskedAutoregressiveFlow, SelfReflectiveFlow
 from lightning_modules.generative.hierarchy import self_reflective
 from lightning_modules.generative.iaf import InverseAutoregressiveVAE
 from lightning_modules.generative.partition import BlockPartition
@@ -83,7 +83,7 @@ def test_samples_of_a_flow_have_its_density():
 @pytest.mark.parametrize("bijector", ["spline", "affine"])
 def test_the_bound_of_a_flow_hierarchy_is_one(bijector):
     """Integral over all x of the mean weight: 1, for blocks of one entry."""
-    model = SelfReflectiveFlow(BlockPartition((1, 1)), [2, 2], (8,), 1, bijector=bijector, seed=3)
+    model = SelfReflectiveFlow(FlowGenerator(BlockPartition((1, 1)), [2, 2], (8,), 1, bijector=bijector, seed=3))
     lively(model.generator, 0.05)
     with torch.no_grad():  # a posterior a little wider, so that its weights have a variance
         for correction in model.posterior.corrections:
@@ -115,7 +115,7 @@ def test_making_flows_takes_nothing_from_the_global_random_numbers():
                 MaskedAutoregressiveFlow(1, 2, (8,), 2),
                 MaskedAutoregressiveFlow(1, 0, (8,), 2),
                 InverseAutoregressiveVAE(6, 4, (8,)),
-                SelfReflectiveFlow(BlockPartition((2, 1)), [2, 2], (8,)),
+                SelfReflectiveFlow(FlowGenerator(BlockPartition((2, 1)), [2, 2], (8,))),
             ]
         )
         assert torch.equal(torch.get_rng_state(), before)

@@ -13,6 +13,7 @@ from lightning_modules.generative.baselines import build_arm
 from lightning_modules.generative.data import BinarisedImages, SimulatedHierarchy, load_images
 from lightning_modules.generative.linear_gaussian import LinearGaussianHierarchy
 from lightning_modules.generative.module import Baseline, SelfReflectiveVAE
+from lightning_modules.generative.partition import binarise
 from lightning_modules.generative.training import VariationalTraining, fit
 
 PATH = "lightning_modules.generative."
@@ -94,6 +95,12 @@ def test_training_redraws_pixels_and_validation_does_not():
     assert batch.shape == (32, 64)
     assert len(batch.unique()) > 2
     assert torch.equal(module._data((test,), module._noise(0, 0)), test)
+    assert len(test) == 500  # of 600: a batch
+    # Held out of what is trained on, never of what `load_images` keeps to test on.
+    intensities, kept = load_images(64)
+    assert torch.equal(data._train, intensities[:-600])
+    assert torch.equal(data._held, binarise(intensities[-600:], torch.Generator().manual_seed(1)))
+    assert not torch.equal(data._held[: len(kept)], kept[:600])
     again = BinarisedImages(64, 32)
     again.setup()
     assert torch.equal(next(iter(again.val_dataloader()))[0], test)
