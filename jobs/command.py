@@ -27,7 +27,7 @@ INPUT_ERRORS = (cluster.errors.InputError, lightning_modules.errors.InputError)
 Options = TypeVar("Options")
 
 _OWN_PACKAGES = ("cluster", "jobs", "lightning_modules", "tuning")
-_CLASS_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+_CLASS_PATH = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*(?:\.[^\W\d]\w*)*(?::.*)?")  # perhaps with options
 
 
 def command(

@@ -28,6 +28,7 @@ from jobs.launch import Execution
 from jobs.loggers import LOGGERS, Loggers, check_loggers
 from jobs.objectives import EvaluationObjective
 from jobs.outcomes import outcome_rows
+from jobs.probes import SCHEMAS, check_probes, costs, read_series
 from jobs.training import LongOptions, setup_rank
 from jobs.training_record import TrainingRecord
 
@@ -42,6 +43,7 @@ EXAMPLES = """
 shiftlab train --method IRM --dataset ColoredMNIST --held_out -90% --steps 300 --run runs/irm
 shiftlab train --config runs/tuned/best.yaml                     # what `shiftlab tune` found
 shiftlab train --method nets:Small --dataset nets:Data --hyperparameters '{width: 64}' --run runs/small   # your own Lightning module
+shiftlab train --method nets:Small --dataset nets:Data --probe sharpness:every=20 --probe opposing-signals --run runs/watched
 shiftlab train --method ERM --dataset photos/ --workers 4 --min_workers 2 --gpus_per_worker 1 --precision bf16-mixed --address auto --run s3://bucket/erm
 shiftlab train --method ERM --dataset ColoredMNIST --workers 2 --verify_every 100 --logger tensorboard --run runs/erm
 """
@@ -80,6 +82,8 @@ class Train(Execution):
         monitor: what the best checkpoint is best by: as --objective of `shiftlab tune`; null takes validation for
             methods, and for a module of your own nothing.
         verify_every: steps between checks that another worker computes the same, bit for bit; null for none.
+        probe: what to measure while a LightningModule trains, NAME or NAME:option=value,...: sharpness, opposing-signals,
+            breakthroughs (docs/dynamics.md).
         logger: tensorboard, mlflow or wandb (offline), beside the run's own tables.
         engine: gang (warm workers, back in a second) or ray_train (Ray Train V2).
     """
@@ -102,6 +106,7 @@ class Train(Execution):
     keep: int = field(default=2, kw_only=True)
     monitor: str | None = field(default=None, kw_only=True)
     verify_every: int | None = field(default=None, kw_only=True)
+    probe: list[str] = field(default_factory=list, kw_only=True)
     logger: list[str] = field(default_factory=list, kw_only=True)
     engine: str = field(default="gang", kw_only=True)
 
@@ -133,7 +138,7 @@ def run(options: Train) -> int:
                 check_loggers(options.logger)
                 subject, trial, objective = _prepare(options)
             try:
-                with Store(options.run) as store:
+                with Store(options.run, SCHEMAS) as store:
                     return _Training(options, subject, trial, objective, store, stop).run()
             except OSError as error:
                 raise InputError(
@@ -156,6 +161,8 @@ def _prepare(options: Train) -> tuple[Subject, Trial, EvaluationObjective | None
     subject.check(options.hyperparameters, len(subject.environments) - len(settings[0]))
     if options.strategy == "fsdp" and not subject.is_module:
         raise InputError(f"strategy: {options.method} trains networks that every GPU holds whole; use --strategy ddp")
+    if options.probe:
+        check_probes(options.probe, options.method if not subject.is_module else None)
     every = min(options.checkpoint_every or subject.checkpoint_every, options.steps)
     budget: dict[str, int | float | str | bool] = {"steps": options.steps, "checkpoint_every": every}
     if options.precision != Train.precision:  # it changes the numbers, which the number of workers does not
@@ -190,7 +197,10 @@ class _Training:
         before = Run(options.run).trial_status().get(trial.trial_id)
         if before == "completed":
             _show(options, trial)
-            print("trained before: nothing to do")
+            looked = set(costs(read_series(Run(options.run)), trial.trial_id))
+            missed = [name for name in check_probes(options.probe, None) if name not in looked] if options.probe else []
+            also = f"; probes measure while a training goes on: choose another --run for {missed[0]}" if missed else ""
+            print(f"trained before: nothing to do{also}")
             return 0
         if before == "failed" and not options.retry_failed:
             return self._report_failure(stored=True)
@@ -225,6 +235,8 @@ class _Training:
         _show(options, trial)
         if checkpoints.best is not None:
             print(f"best checkpoint: {checkpoints.path(checkpoints.best)}")
+        for probe, (spent, share) in costs(read_series(Run(options.run)), trial.trial_id).items():
+            print(f"probe {probe}: {spent:.3g} s, {share:.0%} of the training's time")
         print(f"{options.steps - start} steps in {format_duration(seconds)}")
         return 0
 
@@ -232,7 +244,9 @@ class _Training:
         """Train until the end, a pause, or until it failed too often."""
         options, subject = self._options, self._subject
         every = json.loads(self._trial.budget)["checkpoint_every"]
-        long = LongOptions(options.save_every or every, options.verify_every, options.strategy, options.precision)
+        long = LongOptions(
+            options.save_every or every, options.verify_every, options.strategy, options.precision, tuple(options.probe)
+        )
         shared = (subject.setup, long, *subject.shared)
         if not options.workers:
             task, self._device = setup_rank(*shared), "cpu"

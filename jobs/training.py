@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lightning_modules.data.environments import Dataset
     from lightning_modules.data.tensors import SplitDataset
     from lightning_modules.domain_generalization.method import Method
+    from lightning_modules.dynamics.probe import ProbeRows
     from lightning_modules.fitting.keeping import LongRun
     from lightning_modules.user_modules import UserModule
     from lightning_modules.watching import MetricRow
@@ -196,12 +197,14 @@ class LongOptions:
         verify_every: steps between checks that workers compute the same; None: none.
         strategy: "ddp" or "fsdp".
         precision: Lightning's name for it.
+        probes: that measure it, by name and options.
     """
 
     save_every: int
     verify_every: int | None = None
     strategy: str = "ddp"
     precision: str = "32-true"
+    probes: tuple[str, ...] = ()
 
 
 def setup_rank(base: Setup, options: LongOptions, *shared: Any) -> RankTask:
@@ -239,13 +242,16 @@ def setup_rank(base: Setup, options: LongOptions, *shared: Any) -> RankTask:
         def verified(self, step: int) -> None:
             self._mailbox.put(Message("verified", step, None))
 
+        def probed(self, rows: ProbeRows) -> None:
+            self._mailbox.put(Message("probe", rows.step, (rows.probe, rows.series, rows.examples)))
+
         def pausing(self) -> bool:
             return self._mailbox.pausing
 
     def train(trial: Trial, place: Place, mailbox: Mailbox, checkpoint: bytes | None) -> Ended:
         spread = Spread(place.rank, place.world, place.address, place.port, options.strategy, options.precision)
         saved = Saved(checkpoint) if checkpoint is not None else None
-        run = LongRun(spread, Follow(mailbox), options.save_every, saved, options.verify_every)
+        run = LongRun(spread, Follow(mailbox), options.save_every, saved, options.verify_every, options.probes)
 
         def keep(content: dict[str, Any]) -> None:
             if place.rank == 0:

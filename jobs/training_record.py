@@ -17,6 +17,7 @@ from cluster.trial import Trial
 from jobs.checkpoints import Checkpoints
 from jobs.loggers import Loggers
 from jobs.objectives import EvaluationObjective
+from jobs.probes import probe_tables
 
 _NOTICE_S = 10.0
 
@@ -58,6 +59,8 @@ class TrainingRecord:
             self._log(step, {"/".join((r[3], r[1], r[2])): r[4] for r in content}, workers)
         elif kind == "checkpoint":
             self._checkpoints.save(step, content[0], self._score(content[1], step))
+        elif kind == "probe":
+            self._store.append(probe_tables(self._trial.trial_id, step, *content))
         elif kind == "verified":
             self._checkpoints.verify(step)
         elif kind == "model":

@@ -221,6 +221,7 @@ class UserModule:
             callbacks: list[pl.Callback] = [evaluation] if whole is None else [evaluation, whole]
             if long is not None:
                 callbacks.insert(0, long.keeper(evaluation, weights))
+                callbacks += long.probing()
             trainer = make_trainer(
                 int(budget["steps"]),
                 callbacks,

@@ -95,16 +95,21 @@ def test_a_class_path_in_a_file_imports_nothing_unless_trusted(files, capsys):
 
 
 @pytest.mark.parametrize(
-    "text", ["method: jobs.train:Train", "method: val_loss:min", "method: GaussianSEM:n=400", "method: ERM"]
+    "text",
+    [
+        *("method: jobs.train:Train", "method: val_loss:min", "method: GaussianSEM:n=400", "method: ERM"),
+        "more: ['sharpness:every=5']",
+    ],
 )
 def test_other_words_in_a_file_are_data(files, text):
-    (files / "plain.yaml").write_text(text)
+    (files / "plain.yaml").write_text(f"method: ERM\n{text}\n" if text.startswith("more") else text)
     assert parse("--config=plain.yaml")[0] == 0
 
 
 def test_lists_are_looked_through(files):
-    (files / "sent.yaml").write_text("method: ERM\nmore: [a, 'planted:Class']\n")
-    assert parse("--config=sent.yaml")[0] == 2
+    for value in ("planted:Class", "planted:Class:every=5"):
+        (files / "sent.yaml").write_text(f"method: ERM\nmore: [a, '{value}']\n")
+        assert parse("--config=sent.yaml")[0] == 2
 
 
 def test_a_sent_configuration_runs_no_code_of_a_module_here(files, capsys):

@@ -35,7 +35,7 @@ class Place:
 
 
 class Message(NamedTuple):
-    """What rank 0 has to say: kind "log", "evaluation", "checkpoint", "verified" or "model", at a step."""
+    """What rank 0 has to say: kind "log", "evaluation", "checkpoint", "probe", "verified" or "model", at a step."""
 
     kind: str
     step: int

@@ -1,8 +1,9 @@
 """Everything a person reads of a run: selection rules, tables, plots and one self-contained HTML page.
 
 `selection.py` says which trial represents a method, `tables.py` turns that into tables, `plots.py` and `page.py` show
-them; `certificates.py`, `bounds.py`, `studies.py`, `trainings.py` and `papers.py` have a section for what such jobs stored. All of it
-is computed from the run's tables (`trials`, `metrics` and these jobs' own) and from nothing else.
+them; `certificates.py`, `bounds.py`, `studies.py`, `trainings.py`, `probes.py` and `papers.py` have a
+section for what such jobs stored. All of it is computed from the run's tables (`trials`, `metrics` and these jobs' own) and
+from nothing else.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
 
     from cluster.storage import Location
     from cluster.store import Run
-    from jobs.report import bounds, certificates, page, papers, sections, studies, tables, trainings
+    from jobs.report import bounds, certificates, page, papers, probes, sections, studies, tables, trainings
 
     source = Run(run_uri)
     trials, metrics = source.read("trials"), source.read("metrics")
@@ -81,6 +82,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
         raise InputError(f"run: {run_uri!r} holds no completed trial yet; report it when its first trial is done")
     certified = certificates.certificate_sections(source)
     bounded = bounds.bound_sections(source)
+    probed = probes.probe_sections(source, trials)
     searched = studies.study_sections(suggested, trials)
     apart = (
         papers.of_papers(trials),
@@ -97,7 +99,7 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     console.print()
     if len(compared):
         tables.print_tables(console, (*results.tables, *results.averages))
-    sections.print_sections(console, (*certified, *bounded))
+    sections.print_sections(console, (*certified, *bounded, *probed))
     studies.print_sections(console, searched)
     trainings.print_sections(console, trained)
     for section in claimed:
@@ -108,7 +110,9 @@ def write_report(run_uri: str, out: str | None = None, console: Console | None =
     files = {
         "tables.csv": tables.to_csv(results.tables),
         "tables.tex": tables.to_latex((*results.tables, *results.averages)),
-        "report.html": page.render(run_uri, compared, results, summary, claimed, certified, bounded, searched, trained),
+        "report.html": page.render(
+            run_uri, compared, results, summary, claimed, certified, bounded, searched, trained, probed
+        ),
     }
     target = Location.resolve(out)
     try:

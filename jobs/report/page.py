@@ -124,6 +124,7 @@ def render(
     bounds: Sequence[TableSection] = (),
     studies: Sequence[StudySection] = (),
     trainings: Sequence[TrainingSection] = (),
+    probes: Sequence[TableSection] = (),
 ) -> str:
     """Render the page.
 
@@ -137,6 +138,7 @@ def render(
         bounds: from `bound_sections`.
         studies: from `study_sections`.
         trainings: from `training_sections`.
+        probes: from `probe_sections`.
 
     Returns:
         HTML that needs no network and no other file; tables are readable without JavaScript.
@@ -168,6 +170,7 @@ def render(
         bounds=bounds,
         studies=studies,
         trainings=trainings,
+        probes=probes,
         rules=[(rule, [t for t in (*results.tables, *results.averages) if t.rule is rule]) for rule in RULES],
         groups=groups,
         times=[p for group, title in results.titles.items() for p in plots.trial_times(trials, group, title, styles)],

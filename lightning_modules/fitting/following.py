@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from lightning_modules.dynamics.probe import ProbeRows
 from lightning_modules.watching import MetricRow
 
 
@@ -38,6 +39,9 @@ class Follower(Protocol):
 
     def verified(self, step: int) -> None:
         """Hear that the processes agreed bit for bit about what brought them to a step, from rank 0."""
+
+    def probed(self, rows: ProbeRows) -> None:
+        """Hear what a probe found, from rank 0."""
 
     def pausing(self) -> bool:
         """Whether the run is to be saved and ended for now; rank 0 is asked now and then."""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from lightning_modules.dynamics.catalog import make_probe
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.following import Follower, Paused
 from lightning_modules.fitting.random_state import random_state, set_random_state
@@ -103,6 +104,7 @@ class LongRun:
         save_every: steps between checkpoints.
         saved: the checkpoint that it goes on from; None: it begins.
         verify_every: steps between checks that two processes compute the same; None: none.
+        probes: that measure it, by name and options.
     """
 
     spread: Spread
@@ -110,6 +112,7 @@ class LongRun:
     save_every: int
     saved: Saved | None = None
     verify_every: int | None = None
+    probes: tuple[str, ...] = ()
 
     @property
     def position(self) -> Position:
@@ -121,6 +124,13 @@ class LongRun:
         if self.verify_every is None or self.spread.alone:
             return None
         return Verification(self.follower, self.spread, self.verify_every)
+
+    def probing(self) -> list[pl.Callback]:
+        """Make the probes; they measure in the first process alone, the others wait for it at the next step."""
+        found = [make_probe(words) for words in self.probes if self.spread.rank == 0]
+        for probe in found:
+            probe.listen(self.follower.probed)
+        return list[pl.Callback](found)
 
     def keeper(self, evaluation: Evaluation, weights: Weights | None = None, global_loss: bool = False) -> Keeper:
         """Make the callback that keeps it."""

@@ -21,6 +21,8 @@ from lightning_modules.errors import InputError
 from lightning_modules.fitting.keeping import Position
 from lightning_modules.fitting.spread import Spread
 
+_FIRST_ROWS = 512
+
 
 class DealtLoader:
     """Deals a loader's batches out; Lightning takes it for a loader.
@@ -39,7 +41,9 @@ class DealtLoader:
         self._spread, self._seed, self._what = spread, seed, what
         self._epoch, self._skip = start.epoch, start.batches
         self._weights: deque[float] = deque()
-        self._deals_rows = isinstance(loader, DataLoader) and loader.batch_sampler is not None
+        # Of a stream batch_sampler is set too, though it chooses nothing.
+        streams = isinstance(getattr(loader, "dataset", None), IterableDataset)
+        self._deals_rows = isinstance(loader, DataLoader) and loader.batch_sampler is not None and not streams
         self._loader: Any = _Parts.into(loader, self) if isinstance(loader, DataLoader) and self._deals_rows else loader
         self._sized: Any = loader if hasattr(loader, "__len__") and not _is_endless(loader) else None
 
@@ -86,6 +90,22 @@ class DealtLoader:
     def next_weight(self) -> float:
         """Return the weight of the next batch, in their order."""
         return self._weights.popleft()
+
+    def first_batches(self, count: int) -> list[Any]:
+        """Load the first examples in the data's own order, whole batches of an iterable; fewer where there are fewer."""
+        dataset: Any = getattr(self._loader, "dataset", None)
+        if self._deals_rows and hasattr(dataset, "__len__"):
+            rows = [dataset[number] for number in range(min(count, len(dataset)))]
+            return [self._loader.collate_fn(rows[i : i + _FIRST_ROWS]) for i in range(0, len(rows), _FIRST_ROWS)]
+        found, taken = list[Any](), 0
+        for batch in _own_random(self._loader, self._seed):
+            found.append(batch)
+            taken += max(
+                (len(leaf) for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor) and leaf.dim()), default=1
+            )
+            if taken >= count:
+                break
+        return found
 
 
 class _Parts:
