@@ -1,5 +1,6 @@
 """Reproducing a paper: cells are run once, claims stored beside their figures, and shown as they came out."""
 
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -129,8 +130,19 @@ def test_every_papers_plans_are_made_of_distinct_cells_of_its_own(name):
         plan = paper.plan(scale)
         assert len({trial.trial_id for trial in plan}) == len(plan) > 0
         assert all(trial.dataset.startswith(f"{name}/") for trial in plan)
+    assert len(paper.plan("small")) < len(paper.plan("paper"))
     assert paper.TITLE
     assert paper.SOURCE
+
+
+def test_planning_a_paper_needs_nothing_heavy():
+    code = (
+        "import sys; from jobs.claims import load_paper, paper_names\n"
+        "for name in paper_names(): load_paper(name).plan('paper')\n"
+        "print(sorted({'lightning', 'matplotlib', 'numpy', 'ray', 'scipy', 'torch', 'zuko'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_a_claim_holds_within_its_tolerance_and_never_without_a_measurement():

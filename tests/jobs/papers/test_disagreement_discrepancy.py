@@ -1,8 +1,6 @@
 """The paper's cells, claims and figures, at reduced size; and the reader of published features."""
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,17 +16,10 @@ from jobs.papers.disagreement_discrepancy.statements import LOGITS, summary, vio
 from lightning_modules.data.catalog import load_dataset
 from lightning_modules.error_bounds.published import read_published
 from lightning_modules.errors import InputError
+from tests.jobs.papers.measured import results_of
 
 _FEW = {"steps": 60, "restarts": 3, "rows": 1000}
 _SLOW = ((DIGITS, "plain"), (DIGITS, "mlp"))
-
-
-def results_of(trials, run):
-    rows = [(t.trial_id, *row) for t in trials for row in run(t)]
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), METRICS.types, strict=True)]
-    done = sorted({row[0] for row in rows})
-    table = pa.table({"trial_id": done, "status": ["completed"] * len(done)})
-    return Results(table, pa.Table.from_arrays(columns, schema=METRICS), trials)
 
 
 @pytest.fixture(scope="module")
@@ -41,16 +32,6 @@ def measured():
         return paper.run(cell(trial.dataset, trial.method, trial.seed, **{**settings(trial), **few}))
 
     return results_of(trials, run)
-
-
-def test_plans_grow_with_the_scale_and_need_nothing_heavy():
-    small, full = ({t.trial_id for t in paper.plan(scale)} for scale in ("small", "paper"))
-    assert small < full
-    code = (
-        "import sys, jobs.papers.disagreement_discrepancy as p; p.plan('paper');"
-        "sys.exit(bool({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_bound_covers_shifted_digits_where_estimates_do_not(measured):

@@ -1,8 +1,5 @@
 """The paper's cells, claims and figures, at reduced size."""
 
-import subprocess
-import sys
-
 import pyarrow as pa
 import pytest
 
@@ -10,17 +7,10 @@ import jobs.papers.ence as paper
 from cluster.schemas import METRICS
 from jobs.claims import Results, cell, settings
 from jobs.papers.ence.names import COVARIANCE, CURVES, ENERGY, RATES, ROTATED, SEPARABLE
+from tests.jobs.papers.measured import results_of
 
 _FEW = {"steps": 700, "lrs": "0.1 1", "repeats": 50}
 _FEWER = {ENERGY: {"steps": 20}, RATES: {"steps": 100}, ROTATED: {"steps": 300}}
-
-
-def results_of(trials, run):
-    rows = [(t.trial_id, *row) for t in trials for row in run(t)]
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), METRICS.types, strict=True)]
-    done = sorted({row[0] for row in rows})
-    table = pa.table({"trial_id": done, "status": ["completed"] * len(done)})
-    return Results(table, pa.Table.from_arrays(columns, schema=METRICS), trials)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +25,6 @@ def measured():
         return paper.run(cell(trial.dataset, trial.method, trial.seed, **{**given, **few}))
 
     return results_of(trials, run)
-
-
-def test_plans_grow_with_the_scale_and_need_nothing_heavy():
-    small, full = ({t.trial_id for t in paper.plan(scale)} for scale in ("small", "paper"))
-    assert small < full
-    assert len(paper.plan("small")) == len(small)
-    code = "import sys, jobs.papers.ence as p; p.plan('paper');sys.exit(bool({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_claims_and_figures_come_from_what_is_stored(measured):

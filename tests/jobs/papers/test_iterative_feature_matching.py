@@ -1,25 +1,13 @@
 """The paper's cells are independent and repeatable, and its claims follow from the stored rows alone."""
 
 import math
-import subprocess
-import sys
 
-import pyarrow as pa
 import pytest
 
 from cluster.errors import InputError
-from jobs.claims import Results, cell, settings
+from jobs.claims import cell, settings
 from jobs.papers import iterative_feature_matching as paper
-
-
-def results_of(trials):
-    rows = [(t, row) for t in trials for row in paper.run(t)]
-    names = ("step", "environment", "split", "metric", "value")
-    return Results(
-        pa.Table.from_pylist([{"trial_id": t.trial_id, "status": "completed"} for t in trials]),
-        pa.Table.from_pylist([{"trial_id": t.trial_id, **dict(zip(names, row, strict=True))} for t, row in rows]),
-        trials,
-    )
+from tests.jobs.papers.measured import results_of
 
 
 def chosen(experiment, **conditions):
@@ -38,21 +26,13 @@ def test_plans_have_distinct_cells_all_seven_methods_and_no_group_of_fewer_than_
         assert all(t.dataset.startswith("iterative_feature_matching/") for t in trials)
 
 
-def test_planning_imports_neither_torch_nor_matplotlib():
-    code = (
-        "import sys; from jobs.papers import iterative_feature_matching as p; p.plan('paper'); "
-        "print(sorted({'torch', 'matplotlib', 'ray'} & set(sys.modules)))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
-
-
 def test_the_exact_rule_and_mean_matching_meet_their_claims_and_the_rest_is_missing_not_made_up():
     results = results_of(
         chosen("exact_scaling", method=("exact IFM",), d_spu=(8, 32))
         + chosen("exact_scaling", method=("mean matching",), d_spu=(32,))
         + chosen("exact_scaling", method=("mean matching at E",))
-        + chosen("exact_samples", n=(800, 5000))
+        + chosen("exact_samples", n=(800, 5000)),
+        paper.run,
     )
     claims = {c.name: c for c in paper.claims(results, "small")}
     exact = [c for name, c in claims.items() if name.startswith(("Exact IFM", "Means alone", "Pooled"))]
@@ -71,7 +51,7 @@ def test_a_gaussian_cell_is_repeatable_and_selects_by_validation():
     ]
     rows = paper.run(trials[0])
     assert rows == paper.run(trials[0])
-    results = results_of(trials)
+    results = results_of(trials, paper.run)
     where = {"method": "CORAL", "environment": "seed0"}
     each = [results.mean(f"flip_accuracy(lam={lam:g})", **where) for lam in (0.1, 1, 10)]
     assert results.mean("flip_accuracy", **where) in each
@@ -82,7 +62,7 @@ def test_a_gaussian_cell_is_repeatable_and_selects_by_validation():
 
 def test_a_matched_network_and_its_baseline_learn_noised_digits():
     trials = [cell("iterative_feature_matching/noised_mnist", m, steps=25, lam=1.0) for m in ("ERM", "matched, all")]
-    results = results_of(trials)
+    results = results_of(trials, paper.run)
     for method in ("ERM", "matched, all"):
         assert results.mean("accuracy", method=method, split="in") > 0.9
         assert results.mean("accuracy", method=method, split="out") > 0.8

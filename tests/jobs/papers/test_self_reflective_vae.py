@@ -1,7 +1,5 @@
 """The paper's cells, claims and figures, at reduced size."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +13,7 @@ from jobs.claims import Results, cell, settings
 from jobs.papers.self_reflective_vae import cells
 from jobs.papers.self_reflective_vae.names import DEPTH, FLOW, FULL, MNIST, MNIST_DEEP, SMALL_DIGITS, TRAINED
 from lightning_modules.generative.data import load_images
+from tests.jobs.papers.measured import results_of
 
 _FEW = {"steps": 8, "rows": 20, "k": 5}
 
@@ -24,30 +23,12 @@ def few(trial):
     return cell(trial.dataset, trial.method, trial.seed, **{**settings(trial), **smaller})
 
 
-def results_of(trials):
-    rows = [(t.trial_id, *row) for t in trials for row in paper.run(few(t))]
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), METRICS.types, strict=True)]
-    done = sorted({row[0] for row in rows})
-    table = pa.table({"trial_id": done, "status": ["completed"] * len(done)})
-    return Results(table, pa.Table.from_arrays(columns, schema=METRICS), trials)
-
-
 @pytest.fixture(scope="module")
 def measured():
     """The small plan but for the trained chains and flows, trained for a few steps."""
     wanted = [t for t in paper.plan("small") if t.dataset not in (TRAINED, FLOW)]
     wanted += [t for t in paper.plan("small") if t.dataset == TRAINED][:1]
-    return results_of(wanted)
-
-
-def test_plans_grow_with_the_scale_and_need_nothing_heavy():
-    small, full = ({t.trial_id for t in paper.plan(scale)} for scale in ("small", "paper"))
-    assert small < full
-    code = (
-        "import sys, jobs.papers.self_reflective_vae as p; p.plan('paper');"
-        "sys.exit(bool({'torch', 'numpy', 'matplotlib', 'zuko'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    return results_of(wanted, lambda trial: paper.run(few(trial)))
 
 
 def test_claims_and_figures_come_from_what_is_stored(measured):
