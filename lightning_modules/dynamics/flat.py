@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_modules.errors import InputError
 
 LossesAt = Callable[[Tensor], Tensor]
 """Maps parameters [D] to losses [n] of fixed examples."""
+
+_FEW_DIRECTIONS, _MANY_USES = 3, 2.0
+_GRADIENT_NUMBERS = 10_000_000
+"""Numbers of examples' gradients that are held at once."""
 
 
 class FlatParameters:
@@ -142,3 +148,52 @@ def directional_derivatives(losses: LossesAt, theta: Tensor, directions: Tensor,
             for part in torch.split(directions, chunk)
         ]
     return torch.cat(parts)
+
+
+def projected_gradients(module: nn.Module, batch: Any, directions: Tensor) -> Tensor:
+    """<b, gradient of every example's loss> [K, n] at the module's parameters, whichever way is quicker.
+
+    Forward mode costs two forward passes a direction, and holds no gradient. Where every weight is used at many positions of an
+    example (tokens, pixels), a few examples' gradients at a time cost three forward passes for all directions together: with 10
+    directions that is 5 times as fast for a small transformer, and 18 times as slow for a network of dense layers.
+
+    Args:
+        module: has `per_example_losses`, which must treat examples one by one.
+        batch: tensors whose first axis is the examples'.
+        directions: [K, D].
+    """
+    check_losses(module)
+    flat = FlatParameters(module)
+    if len(directions) < _FEW_DIRECTIONS or _uses(module, batch, len(flat)) < _MANY_USES:
+        return directional_derivatives(losses_at(module, batch), flat.vector(), directions)
+    called = _Losses(module)
+    parts = {f"module.{name}": part for name, part in flat.split(flat.vector()).items()}
+    along = {f"module.{name}": torch.stack([flat.split(b)[name].flatten() for b in directions]) for name in flat.names}
+
+    def loss(weights: dict[str, Tensor], example: Any) -> Tensor:
+        one = tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, example)
+        found: Tensor = torch.func.functional_call(called, weights, (one,))[0]
+        return found
+
+    gradients = torch.func.vmap(torch.func.grad(loss), (None, 0), randomness="same")
+    found = []
+    for some in _chunks(batch, max(1, _GRADIENT_NUMBERS // len(flat))):
+        each = gradients(parts, some)
+        found.append(torch.stack([along[name] @ each[name].flatten(1).T for name in along]).sum(0))
+    return torch.cat(found, 1)
+
+
+def _uses(module: nn.Module, batch: Any, size: int) -> float:
+    """How often an example uses a weight on average: multiplications of a forward pass over parameters."""
+    one = tree_map(lambda leaf: leaf[:1] if isinstance(leaf, Tensor) else leaf, batch)
+    losses: Any = module.per_example_losses
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        losses(one)
+    return float(counter.get_total_flops()) / (2 * size)
+
+
+def _chunks(batch: Any, size: int) -> Iterator[Any]:
+    leaves = [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)]
+    for start in range(0, len(leaves[0]), size):
+        part = slice(start, start + size)
+        yield tree_map(lambda leaf, part=part: leaf[part] if isinstance(leaf, Tensor) else leaf, batch)
