@@ -157,13 +157,14 @@ class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpF
 def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
     """Turn `--methods ERM IRM` into `--methods ["ERM","IRM"]`, for every option that is a list.
 
-    The words of a list may begin with one dash (an environment is called "-90%"); the next `--option` ends them.
-    A yes-or-no option without a value means yes.
+    The words of a list may begin with one dash (an environment is called "-90%"); the next `--option` ends them. An option
+    that is given again adds to its list. A yes-or-no option without a value means yes.
     """
     hints = typing.get_type_hints(options) | {"trust": list[str]}
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     lists = {f"--{name}": found for name, hint in hints.items() if (found := _list_of(hint)) is not None}
     gathered: list[str] = []
+    plain: dict[str, list[str]] = {}
     position = 0
     while position < len(argv):
         word, *inline = argv[position].split("=", 1) if argv[position].startswith("--") else [argv[position]]
@@ -183,10 +184,9 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
             value = "null"
         elif len(words) == 1 and words[0].startswith("["):
             value = words[0]
-        elif typing.get_args(lists[word]) == (str,):
-            value = json.dumps(words)
         else:
-            value = f"[{','.join(words)}]"
+            words = plain[word] = [*plain.get(word, []), *words]
+            value = json.dumps(words) if typing.get_args(lists[word]) == (str,) else f"[{','.join(words)}]"
         gathered.append(f"{word}={value}")
     return gathered
 

@@ -43,6 +43,16 @@ def test_lists_take_words_even_those_that_begin_with_a_dash():
     assert parse("--names", "1") == Options(["1"])
 
 
+def test_an_option_given_again_adds_to_its_list(tmp_path):
+    assert parse("--names", "a", "b", "--numbers=1", "--names=c", "--numbers", "2", "3") == Options(
+        ["a", "b", "c"], [1, 2, 3]
+    )
+    assert parse("--names=a", "--names", '["b"]') == Options(["b"])
+    config = tmp_path / "c.yaml"
+    config.write_text("names: [a]\n")
+    assert parse("--config", str(config), "--names=b", "--names=c").names == ["b", "c"]
+
+
 def test_yaml_gives_any_field_and_the_command_line_wins(tmp_path):
     config = tmp_path / "c.yaml"
     config.write_text("names: [a]\nsteps: 7\nnote: from yaml\n")

@@ -128,3 +128,13 @@ def test_what_cannot_be_dealt_out_is_refused():
     ragged = DataLoader([(torch.zeros(3), torch.zeros(4))], batch_size=None)
     with pytest.raises(InputError, match=r"tensors have \[3, 4\] rows"):
         list(dealt(ragged, 0, 2))
+
+
+def test_a_stream_with_a_batch_size_is_dealt_out_too():
+    parts = [
+        list(DealtLoader(DataLoader(Stream(), batch_size=4), Spread(rank, 2), 0, Position(), "x")) for rank in range(2)
+    ]
+    whole = list(DealtLoader(DataLoader(Stream(), batch_size=4), Spread(), 0, Position(), "x"))
+    assert len(whole) == len(parts[0]) > 1
+    for batch, first, second in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([first[0], second[0]]), batch[0])
