@@ -63,14 +63,14 @@ def structural_hamming_distance(
         threshold: or those above it.
 
     Raises:
-        InputError: unless just one of the two is given, or shapes differ.
+        InputError: unless just one of the two is given; more edges than pairs of nodes; shapes that differ; NaN.
     """
     if (n_edges is None) == (threshold is None):
         raise InputError("n_edges: give either it or threshold")
-    if weights.shape != estimate.shape or weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
-        raise InputError(
-            f"estimate: has shape {list(estimate.shape)}, weights {list(weights.shape)}; give [d, d] of both"
-        )
+    _check_graphs(weights, estimate)
+    pairs = len(weights) * (len(weights) - 1)
+    if n_edges is not None and not 0 <= n_edges <= pairs:
+        raise InputError(f"n_edges: is {n_edges}; give 0 to {pairs}, the ordered pairs of {len(weights)} nodes")
     scores = np.abs(estimate).astype(np.float64)
     np.fill_diagonal(scores, -1.0)
     if threshold is not None:
@@ -83,7 +83,16 @@ def structural_hamming_distance(
 
 
 def edge_auroc(weights: Array, estimate: Array) -> float:
-    """Area under the ROC curve of edge scores off the diagonal; NaN where every or no edge is true."""
+    """Area under the ROC curve of edge scores off the diagonal; NaN where every or no edge is true.
+
+    Args:
+        weights: [d, d] true ones.
+        estimate: [d, d] scores, the larger in absolute value the likelier an edge.
+
+    Raises:
+        InputError: shapes that differ, NaN.
+    """
+    _check_graphs(weights, estimate)
     off = ~np.eye(len(weights), dtype=bool)
     truth, scores = (weights != 0)[off], np.abs(estimate)[off]
     positive, negative = scores[truth], scores[~truth]
@@ -103,6 +112,15 @@ def _correlations(z: Array, z_hat: Array) -> Array:
 
     found: Array = np.abs(standard(z).T @ standard(z_hat))
     return found
+
+
+def _check_graphs(weights: Array, estimate: Array) -> None:
+    if weights.shape != estimate.shape or weights.ndim != 2 or weights.shape[0] != weights.shape[1]:
+        raise InputError(
+            f"estimate: has shape {list(estimate.shape)}, weights {list(weights.shape)}; give [d, d] of both"
+        )
+    if np.isnan(weights).any() or np.isnan(estimate).any():
+        raise InputError("estimate: or weights has NaN; edges cannot be ranked")
 
 
 def _checked(z: Array, z_hat: Array) -> tuple[Array, Array]:

@@ -11,7 +11,8 @@ from jobs.papers.interventional_crl.names import BROKEN, CONTRASTIVE, METHODS, N
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = dict(zip(METHODS, ("#0072b2", "#e69f00", "#cc79a7", "#7f7f7f", "#8c564b"), strict=True))
+_SHADES = ("#0072b2", "#e69f00", "#cc79a7", "#7f7f7f", "#000000", "#009e73", "#56b4e9", "#8c564b")
+_COLOURS = dict(zip(METHODS, _SHADES, strict=True))
 
 
 def figures(results: Results) -> list[NamedFigure]:

@@ -73,6 +73,7 @@ def broken(results: Results) -> list[Claim]:
     def values(metric: str, method: str) -> list[float]:
         return results.values(metric, experiment=BROKEN, method=method)
 
+    zero: dict[str, Any] = {"experiment": BROKEN, "method": ZERO_SHIFT}
     nothing = [abs(v - _CHANCE) for v in values("train CE", NO_INTERVENTION)]
     whole = results.values("MCC", experiment=NETWORK, method=CONTRASTIVE, environment="seed 0")
     return [
@@ -84,18 +85,29 @@ def broken(results: Results) -> list[Claim]:
             "at most",
         ),
         claim("no intervention: MCC", 0.6, most(values("MCC", NO_INTERVENTION)), PROTOTYPE + ": 0.29", "at most"),
-        claim("no shift of means: MCC", 0.5, most(values("MCC", ZERO_SHIFT)), PROTOTYPE + ": 0.09", "at most"),
         claim(
-            "no shift of means: MCC of absolute values above it",
-            0.2,
-            difference(values("absolute MCC", ZERO_SHIFT), values("MCC", ZERO_SHIFT)),
-            PROTOTYPE + ": 0.42",
-            "at least",
+            "no shift of means, five worlds: largest MCC",
+            0.5,
+            most(values("MCC", ZERO_SHIFT)),
+            PROTOTYPE + ": 0.09",
+            "at most",
+        ),
+        *(
+            claim(
+                f"no shift of means, {words}: MCC of absolute values above it",
+                0.2,
+                results.mean("absolute MCC", **at) - results.mean("MCC", **at),
+                PROTOTYPE + ": 0.42",
+                "at least",
+            )
+            for words, at in (("seed 0", {**zero, "environment": "seed 0"}), ("five worlds, mean", zero))
         ),
         claim(
-            "no shift of means: |training cross-entropy - Bayes|",
+            "no shift of means, five worlds: |training cross-entropy - Bayes|, largest",
             0.03,
-            abs(difference(values("train CE", ZERO_SHIFT), values("Bayes", ZERO_SHIFT))),
+            most(
+                [abs(a - b) for a, b in zip(values("train CE", ZERO_SHIFT), values("Bayes", ZERO_SHIFT), strict=True)]
+            ),
             PROTOTYPE + ": 0.017",
             "at most",
         ),
@@ -136,7 +148,7 @@ def sizes(results: Results) -> list[Claim]:
     def mean(metric: str, **at: Any) -> float:
         return results.mean(metric, **at)
 
-    two: dict[str, Any] = {"experiment": BALLS, "side": 32}
+    two: dict[str, Any] = {"experiment": BALLS, "method": CONTRASTIVE, "side": 32}
     three, ten = {"experiment": SIZES, "d": 3}, {"experiment": SIZES, "d": 10, "degree": 4.0, "rows": 5000}
     head = mean("MCC", experiment=LEARNING, method="two rates") - mean("MCC", experiment=LEARNING, method="one rate")
     return [

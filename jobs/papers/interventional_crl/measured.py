@@ -9,23 +9,38 @@ import numpy as np
 
 from jobs.claims import MetricRow, scalar_rows
 from jobs.papers.interventional_crl.names import (
+    CODE,
+    COVARIANCES,
     FREE_HEAD,
+    GRAPH_VAE,
     LINEAR_ENCODER,
     NO_INTERVENTION,
     ORDER,
     PCA,
     REORDERED,
+    SHIFTS,
     SHUFFLED,
     VAE,
     ZERO_SHIFT,
 )
-from lightning_modules.causal.contrastive.baselines import autoencoder_latents, principal_components
+from jobs.papers.interventional_crl.sampling import weights_and_chance
+from lightning_modules.causal.contrastive.baselines import (
+    contrast_code,
+    fit_autoencoder,
+    fit_graph_autoencoder,
+    principal_components,
+)
 from lightning_modules.causal.contrastive.data import GivenData
 from lightning_modules.causal.contrastive.environments import World, simulate
 from lightning_modules.causal.contrastive.fits import ITERATIONS, fit_linear, fit_module, go_on
+from lightning_modules.causal.contrastive.linear_disentanglement import (
+    disentangle,
+    disentangle_by_shifts,
+    linear_disentanglement,
+)
 from lightning_modules.causal.contrastive.module import ContrastiveCRLModule
 from lightning_modules.causal.contrastive.pack import Fit, Trained, Training, train_pack
-from lightning_modules.causal.contrastive.recovery import held_out_cross_entropy, latents_found, recovery
+from lightning_modules.causal.contrastive.recovery import graph_found, held_out_cross_entropy, latents_found, recovery
 from lightning_modules.causal.contrastive.scm import Intervention, LinearGaussianSCM, log_odds_exact, sample_er_dag
 from lightning_modules.causal.metrics import mean_correlation_coefficient, structural_hamming_distance
 
@@ -62,10 +77,35 @@ def _log_density(z: Array, mean: Array, precision: Array) -> Array:
     return found
 
 
+def closed_forms(method: str, seed: int, values: Settings) -> list[MetricRow]:
+    """Closed forms on the exact moments of random models under linear mixings, environments in any order: their largest errors."""
+    rng, errors = np.random.default_rng([seed, 96]), {COVARIANCES: 0.0, SHIFTS: 0.0}
+    for _ in range(20):
+        scm = LinearGaussianSCM(sample_er_dag(6, 2.0, rng), rng.uniform(1, 2, 6), rng)
+        mixing, order = rng.standard_normal((9, 6)), rng.permutation(6)
+        moments = [scm.intervened(Intervention(int(t), rng.uniform(1, 2), rng.uniform(1, 2))) for t in order]
+        observational, *others = (
+            mixing @ np.linalg.inv(p) @ mixing.T for p in (scm.precision, *(p for _, p in moments))
+        )
+        spread = np.sqrt(np.diag(np.linalg.inv(scm.precision)))
+        scores = (np.abs(scm.B.T) * spread[:, None] * (1 - np.eye(6)))[np.ix_(order, order)]
+        for name, found in (
+            (COVARIANCES, disentangle(observational, others)),
+            (SHIFTS, disentangle_by_shifts(observational, others, [mixing @ mean for mean, _ in moments])),
+        ):
+            latents = (found.unmixing @ mixing)[:, order]  # of a latent's own unit, where it is solved
+            off = np.abs(latents / np.diag(latents)[:, None] - np.eye(6)).max()
+            errors[name] = max(errors[name], float(off), float(np.abs(found.edge_scores() - scores).max()))
+    return [row for name, error in errors.items() for row in scalar_rows({"error": error}, environment=name)]
+
+
 def linear_mixing(method: str, seed: int, values: Settings) -> list[MetricRow]:
-    """A linear encoder by L-BFGS on all rows of five latents under a linear mixing to five features."""
+    """Five latents under a linear mixing to five features: a linear encoder by L-BFGS on all rows, or a closed form."""
     world = simulate(5, 2.0, 5, values["rows"], "linear", seed)
-    return _rows(world, fit_linear(world.data, seed), seed)
+    if method in (COVARIANCES, SHIFTS):
+        return _closed_form(method, world, seed)
+    trained = fit_linear(world.data, seed)
+    return _rows(world, trained, seed, weights_and_chance(trained.module, world) if values.get("chance") else None)
 
 
 def network_mixing(method: str, seed: int, values: Settings) -> list[MetricRow]:
@@ -136,20 +176,28 @@ def overfitting(method: str, seed: int, values: Settings) -> list[MetricRow]:
 
 def broken(method: str, seed: int, values: Settings) -> list[MetricRow]:
     """Data that lack what identifies the latents; and environments in another order, which lack nothing."""
-    world = simulate(n=values["rows"], seed=seed, shift=method != ZERO_SHIFT)
+    worlds = [
+        simulate(n=values["rows"], seed=seed + number, shift=method != ZERO_SHIFT)
+        for number in range(values.get("count", 1))
+    ]
     if method == REORDERED:
-        world = world.reordered(ORDER)
-    data = {
-        NO_INTERVENTION: world.data.without_interventions,
-        SHUFFLED: world.data.shuffled,
-    }.get(method, lambda _: world.data)(seed)
-    (trained,) = train_pack([Fit(data, seed)], Training(steps=values["steps"]))
-    z = trained.module.transform(world.x_test)
-    more = {"absolute MCC": mean_correlation_coefficient(np.abs(world.z_test), np.abs(z))}
-    more["train CE"] = float(held_out_cross_entropy(trained.module, trained.training).mean())
-    wrong, scores = world.scm.standardised_weights(), trained.module.edge_scores()
-    more["SHD not re-indexed"] = structural_hamming_distance(wrong, scores, n_edges=int((wrong != 0).sum()))
-    return _rows(world, trained, seed, more)
+        worlds = [world.reordered(ORDER) for world in worlds]
+    fits = []
+    for number, world in enumerate(worlds, seed):
+        data = {
+            NO_INTERVENTION: world.data.without_interventions,
+            SHUFFLED: world.data.shuffled,
+        }.get(method, lambda _, data=world.data: data)(number)
+        fits.append(Fit(data, number))
+    rows: list[MetricRow] = []
+    for fit, world, trained in zip(fits, worlds, train_pack(fits, Training(steps=values["steps"])), strict=True):
+        z = trained.module.transform(world.x_test)
+        more = {"absolute MCC": mean_correlation_coefficient(np.abs(world.z_test), np.abs(z))}
+        more["train CE"] = float(held_out_cross_entropy(trained.module, trained.training).mean())
+        wrong, scores = world.scm.standardised_weights(), trained.module.edge_scores()
+        more["SHD not re-indexed"] = structural_hamming_distance(wrong, scores, n_edges=int((wrong != 0).sum()))
+        rows += _rows(world, trained, fit.seed, more)
+    return rows
 
 
 def balls(method: str, seed: int, values: Settings) -> list[MetricRow]:
@@ -157,6 +205,8 @@ def balls(method: str, seed: int, values: Settings) -> list[MetricRow]:
     d, side = values["d"], values["side"]
     world = simulate(d, 2.0, 3 * side**2, values["rows"], "balls", seed, n_test=2000)
     training = Training(steps=values["steps"], batch_size=values["batch"], encoder="conv")
+    if method == CODE:
+        return _rows(*contrast_code(world, training, seed), seed)
     (trained,) = train_pack([Fit(world.data, seed)], training)
     return _rows(world, trained, seed)
 
@@ -167,19 +217,33 @@ def _simulated(first: int, values: Settings, **how: Any) -> list[World]:
 
 def _worlds(method: str, worlds: Sequence[World], first: int, values: Settings, **more: Any) -> list[MetricRow]:
     rows: list[MetricRow] = []
-    if method in (VAE, PCA):
+    if method in (VAE, GRAPH_VAE, PCA, COVARIANCES, SHIFTS):
         for seed, world in enumerate(worlds, first):
-            if method == PCA:
-                z = principal_components(world.data, world.x_test)
-            else:
-                z = autoencoder_latents(*world.data.split(0.2, seed), world.x_test, values["steps"], seed)
-            rows += scalar_rows(latents_found(world, z), environment=f"seed {seed}")
+            rows += _rival(method, world, seed, values)
         return rows
     training = Training(steps=values["steps"], **_KINDS.get(method, {}), **more)
     fits = [Fit(world.data, seed) for seed, world in enumerate(worlds, first)]
     for fit, world, trained in zip(fits, worlds, train_pack(fits, training, values.get("restarts", 1)), strict=True):
         rows += _rows(world, trained, fit.seed)
     return rows
+
+
+def _rival(method: str, world: World, seed: int, values: Settings) -> list[MetricRow]:
+    if method == GRAPH_VAE:
+        return _rows(world, fit_graph_autoencoder(world.data, values["steps"], seed), seed)
+    if method in (COVARIANCES, SHIFTS):
+        return _closed_form(method, world, seed)
+    if method == PCA:
+        z = principal_components(world.data, world.x_test)
+    else:
+        z = fit_autoencoder(world.data, values["steps"], seed).transform(world.x_test)
+    return scalar_rows(latents_found(world, z), environment=f"seed {seed}")
+
+
+def _closed_form(method: str, world: World, seed: int) -> list[MetricRow]:
+    found = linear_disentanglement(world.data, method == SHIFTS)
+    measured = latents_found(world, found.transform(world.x_test)) | graph_found(world, found.edge_scores())
+    return scalar_rows(measured, environment=f"seed {seed}")
 
 
 def _rows(world: World, trained: Trained, seed: int, more: Mapping[str, float] | None = None) -> list[MetricRow]:

@@ -14,6 +14,9 @@ from lightning_modules.errors import InputError
 
 Array = np.ndarray
 
+_PART = 1024
+"""Images that are counted at once."""
+
 
 class InterventionalDataset:
     """Rows of one observational and d interventional environments; environment t has one intervened latent, nobody knows which.
@@ -70,30 +73,42 @@ class InterventionalDataset:
     def scales(self) -> tuple[Array, Array]:
         """Mean and standard deviation [dx] of observational rows; of pixels (in [0, 1]) one of each for all."""
         if self.is_image:
-            values = self.x_obs.astype(np.float32) / 255
-            return np.full(self.dx, values.mean()), np.full(self.dx, max(float(values.std()), 1e-6))
+            values, shares = np.arange(256) / 255, self._shades / self._shades.sum()
+            mean = float(shares @ values)
+            return np.full(self.dx, mean), np.full(self.dx, max(float(shares @ (values - mean) ** 2) ** 0.5, 1e-6))
         spread = self.x_obs.std(0)
         return self.x_obs.mean(0), np.where(spread > 1e-12, spread, 1.0)
 
+    @property
+    def _shades(self) -> Array:
+        """[256] how often each value is among observational pixels, counted in parts: floats of all would take 4 times the room."""
+        parts = range(0, len(self.x_obs), _PART)
+        counts = [np.bincount(self.x_obs[i : i + _PART].reshape(-1), minlength=256) for i in parts]
+        found: Array = np.sum(counts, 0)
+        return found
+
     def split(self, share: float, seed: int) -> tuple[InterventionalDataset, InterventionalDataset]:
         """Split every environment at random: (training, validation with `share` of the rows, one at least of each)."""
+        parts = [self.split_rows(share, seed, part) for part in (0, 1)]
+        training, held = ([rows[order] for rows, order in zip(self.arrays, part, strict=True)] for part in parts)
+        return InterventionalDataset(training[0], training[1:]), InterventionalDataset(held[0], held[1:])
+
+    def split_rows(self, share: float, seed: int, part: int) -> list[Array]:
+        """Rows of each environment, obs first, that `split` puts into the training (part 0) or the validation (part 1)."""
         if not 0 < share < 1:
             raise InputError(f"validation: the share is {share}; give one between 0 and 1")
-        rng = np.random.default_rng([seed, 72])
-        training, held = [], []
-        for number, rows in enumerate([self.x_obs, *self.x_int]):
+        rng, found = np.random.default_rng([seed, 72]), []
+        for number, rows in enumerate(self.arrays):
             if len(rows) < 2:
                 raise InputError(f"{f'env_{number}' if number else 'obs'}: 1 row cannot be split; give 2 or more")
             order, count = rng.permutation(len(rows)), min(max(1, round(share * len(rows))), len(rows) - 1)
-            held.append(rows[order[:count]])
-            training.append(rows[order[count:]])
-        return InterventionalDataset(training[0], training[1:]), InterventionalDataset(held[0], held[1:])
+            found.append(order[:count] if part else order[count:])
+        return found
 
-    def stacked(self) -> Array:
-        """[d + 1, n, dx], n the largest environment's rows; smaller ones start over."""
-        arrays = [self.x_obs, *self.x_int]
-        longest = np.arange(max(map(len, arrays)))
-        return np.stack([rows[longest % len(rows)] for rows in arrays])
+    @property
+    def arrays(self) -> list[Array]:
+        """All environments' rows, obs first."""
+        return [self.x_obs, *self.x_int]
 
     def shuffled(self, seed: int) -> InterventionalDataset:
         """Deal the interventional rows out anew: every environment has rows of all interventions."""
@@ -232,6 +247,8 @@ def _checked(name: str, rows: Array) -> Array:
         return rows
     if rows.dtype.kind not in "fiub":
         raise InputError(f"{name}: holds {rows.dtype}, no numbers; give floats or uint8 pixels")
-    if not np.isfinite(rows).all():
+    with np.errstate(over="ignore"):
+        found = rows.astype(np.float32, copy=False)
+    if not np.isfinite(found).all():  # what is beyond float32 included
         raise InputError(f"{name}: has NaN or infinite numbers; drop or fill these rows")
-    return rows.astype(np.float32, copy=False)
+    return found

@@ -42,9 +42,13 @@ def fit_linear(data: InterventionalDataset, seed: int = 0, steps: int = 30, eta:
         seed: of the first weights.
         steps: of ten iterations.
         eta: weight of |A|.
+
+    Raises:
+        FloatingPointError: the cross-entropy never was finite.
     """
     module = ContrastiveCRLModule(data.dx, data.d, "linear", eta=eta, optimizer="lbfgs", seed=seed)
-    fit_module(module, _whole(data, data), steps, steps)
+    # L-BFGS can step into NaN where the optimum is flat: what was best before is kept.
+    fit_module(module, _whole(data, data), steps, 5)
     return _trained(module, data, data, steps)
 
 
@@ -73,8 +77,10 @@ def _whole(training: InterventionalDataset, held_out: InterventionalDataset) -> 
 def _trained(
     module: ContrastiveCRLModule, training: InterventionalDataset, held_out: InterventionalDataset, steps: int
 ) -> Trained:
-    module.cpu().eval()
-    return Trained(module, float(np.mean(held_out_cross_entropy(module, held_out))), steps, training, held_out)
+    value = float(np.mean(held_out_cross_entropy(module.cpu().eval(), held_out)))
+    if not np.isfinite(value):
+        raise FloatingPointError("the cross-entropy is not finite; L-BFGS stepped too far")
+    return Trained(module, value, steps, training, held_out)
 
 
 class _Last(pl.Callback):

@@ -104,19 +104,19 @@ class ContrastivePack(pl.LightningModule):
     def __init__(self, fits: Sequence[Fit], training: Training) -> None:
         super().__init__()
         self._fits, self._training = list(fits), training
-        self._parts = [fit.data.split(training.validation, fit.seed) for fit in fits]
         self._shape = len(fits), fits[0].data.d + 1, fits[0].data.dx
+        parts = []
+        for part, name in enumerate(("rows", "held")):
+            values, views = self._stacked(part)
+            self.register_buffer(name, values, persistent=False)
+            parts.append(views)
+        self._parts = list(zip(*parts, strict=True))
         scales = [part.scales for part, _ in self._parts]
         for name, stack in (
             ("means", np.stack([mean for mean, _ in scales])[:, None, None]),
             ("spreads", np.stack([spread for _, spread in scales])[:, None, None]),
         ):
             self.register_buffer(name, torch.from_numpy(stack).float(), persistent=False)
-        for name, part in (("rows", 0), ("held", 1)):
-            values = torch.from_numpy(np.stack([parts[part].stacked() for parts in self._parts]))
-            if values.dtype != torch.uint8:
-                values.sub_(self.means).div_(self.spreads)
-            self.register_buffer(name, values, persistent=False)
         seeds = [fit.seed for fit in fits]
         self.encoder = StackedEncoder(
             training.encoder, self._shape[2], self._shape[1] - 1, training.width, training.depth, seeds
@@ -124,6 +124,24 @@ class ContrastivePack(pl.LightningModule):
         self.head = ContrastiveHead(self._shape[1] - 1, len(fits), training.head, seeds)
         self._generators = [torch.Generator().manual_seed(seed + 1) for seed in seeds]
         self._best: list[tuple[float, int, dict[str, Tensor]]] = [(math.inf, 0, {}) for _ in fits]
+
+    def _stacked(self, part: int) -> tuple[Tensor, list[InterventionalDataset]]:
+        """Rows [K, d + 1, n, dx] of the training (0) or the validation (1), and each model's data as views of them.
+
+        Smaller environments start over. Nothing is held twice: images fill the memory.
+        """
+        models, environments, width = self._shape
+        orders = [fit.data.split_rows(self._training.validation, fit.seed, part) for fit in self._fits]
+        longest = max(map(len, orders[0]))
+        stack = np.empty((models, environments, longest, width), self._fits[0].data.x_obs.dtype)
+        views = []
+        for place, fit, order in zip(stack, self._fits, orders, strict=True):
+            for to, rows, taken in zip(place, fit.data.arrays, order, strict=True):
+                # Indices are sound; any mode but "raise" writes without a buffer of the same size.
+                np.take(rows, np.resize(taken, longest), axis=0, out=to, mode="clip")
+            first, *others = (to[: len(taken)] for to, taken in zip(place, order, strict=True))
+            views.append(InterventionalDataset(first, others))
+        return torch.from_numpy(stack), views
 
     def train_dataloader(self) -> list[int]:
         """One entry a step: rows are drawn here, from each model's own generator."""
@@ -161,8 +179,8 @@ class ContrastivePack(pl.LightningModule):
         return self._standard(taken.view(models, environments, size, width)).flatten(1, 2)
 
     def _standard(self, rows: Tensor) -> Tensor:
-        """Floats [K, d + 1, B, dx]; what was no pixels has been standardised before."""
-        return ((rows.float() / 255) - self.means) / self.spreads if rows.dtype == torch.uint8 else rows
+        """Floats [K, d + 1, B, dx], of pixels or numbers."""
+        return ((rows.float() / 255 if rows.dtype == torch.uint8 else rows) - self.means) / self.spreads
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -226,8 +244,8 @@ def train_pack(fits: Sequence[Fit], training: Training | None = None, restarts: 
     again = [Fit(fit.data, fit.seed + 1009 * restart) for fit in fits for restart in range(restarts)]
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, fit in enumerate(again):
-        rows = tuple(len(x) for x in (fit.data.x_obs, *fit.data.x_int))
-        groups.setdefault((fit.data.dx, *rows), []).append(number)
+        shape = fit.data.dx, int(fit.data.is_image), *map(len, fit.data.arrays)
+        groups.setdefault(shape, []).append(number)
     found: dict[int, Trained] = {}
     for members in groups.values():
         pack = ContrastivePack([again[number] for number in members], training)

@@ -43,20 +43,24 @@ def recovery(module: ContrastiveCRLModule, world: World) -> dict[str, float]:
     found = latents_found(world, z_hat)
     if module.head.kind != "parametric":
         return found
-    truth, scores, weights = world.weights, module.edge_scores(), module.adjacency()
-    edges = int((truth != 0).sum())
-
-    def distance(estimate: Array, n_edges: int = edges) -> float:
-        return structural_hamming_distance(truth, estimate, n_edges=n_edges)
-
+    truth, weights = world.weights, module.adjacency()
+    found |= graph_found(world, module.edge_scores())
     error = np.abs(np.abs(truth) - np.abs(weights))[truth != 0]
     return found | {
-        "SHD": distance(scores),
-        "SHD raw": distance(module.adjacency(scaled=False)),
+        "SHD raw": structural_hamming_distance(truth, module.adjacency(scaled=False), n_edges=int(found["edges"])),
         "SHD threshold": structural_hamming_distance(truth, weights, threshold=THRESHOLD),
-        "SHD best": min(distance(scores, n) for n in range(truth.size - len(truth) + 1)),
-        "AUROC": edge_auroc(truth, scores),
         "weight error": float(error.max(initial=0.0)),
+    }
+
+
+def graph_found(world: World, scores: Array) -> dict[str, float]:
+    """Get "SHD", "SHD best", "AUROC" and "edges" (see `recovery`) of edge scores [d, d]."""
+    truth = world.weights
+    edges, most = int((truth != 0).sum()), truth.size - len(truth)
+    return {
+        "SHD": structural_hamming_distance(truth, scores, n_edges=edges),
+        "SHD best": min(structural_hamming_distance(truth, scores, n_edges=n) for n in range(most + 1)),
+        "AUROC": edge_auroc(truth, scores),
         "edges": edges,
     }
 

@@ -1,7 +1,5 @@
 """The paper's cells, claims and figures, at reduced size."""
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -11,17 +9,10 @@ import jobs.papers.rep4ex as paper
 from cluster.schemas import METRICS
 from jobs.claims import Results, cell, settings
 from jobs.papers.rep4ex.names import ALPHA, CONFOUNDING, CURVE, MLP, MMR, NO_CONTROL, OLS, ORACLE, STATISTIC, TWO_STAGE
+from tests.jobs.papers.measured import results_of
 
 _FEW = {"rows": 3000, "steps": 15, "restarts": 1, "strengths": "0 2"}
 _ONE_OF = ("wide kernel", "u-statistic")
-
-
-def results_of(trials, run):
-    rows = [(t.trial_id, *row) for t in trials for row in run(t)]
-    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows, strict=True), METRICS.types, strict=True)]
-    done = sorted({row[0] for row in rows})
-    table = pa.table({"trial_id": done, "status": ["completed"] * len(done)})
-    return Results(table, pa.Table.from_arrays(columns, schema=METRICS), trials)
 
 
 def shortened(trial):
@@ -36,16 +27,6 @@ def measured():
     """One seed of every kind of the small plan, trained for a few steps."""
     trials = [t for t in paper.plan("small") if t.seed == 0 and t.method not in _ONE_OF]
     return results_of(trials, lambda trial: paper.run(shortened(trial)))
-
-
-def test_plans_grow_with_the_scale_and_need_nothing_heavy():
-    small, full = ({t.trial_id for t in paper.plan(scale)} for scale in ("small", "paper"))
-    assert small < full
-    code = (
-        "import sys, jobs.papers.rep4ex as p; p.plan('paper');"
-        "sys.exit(bool({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_what_needs_no_encoder_holds_already(measured):

@@ -222,6 +222,7 @@ def test_worlds_repeat_and_environments_can_be_reordered():
         ),
         (lambda: InterventionalDataset(np.ones((4, 3)), [np.ones((4, 3)), np.ones((0, 3))]), "env_2: has no rows"),
         (lambda: InterventionalDataset(np.full((4, 3), np.inf), [np.ones((4, 3))] * 2), "obs: has NaN or infinite"),
+        (lambda: InterventionalDataset(np.full((4, 3), 1e300), [np.ones((4, 3))] * 2), "obs: has NaN or infinite"),
         (lambda: InterventionalDataset(np.ones(4), [np.ones((4, 3))] * 2), "obs: has shape"),
         (
             lambda: InterventionalDataset(np.ones((4, 3)), [np.ones((4, 3), np.uint8)] * 2),

@@ -80,6 +80,14 @@ def test_auroc_counts_ordered_pairs():
         (lambda z: structural_hamming_distance(z[:4], z[:4]), "n_edges: give either it or threshold"),
         (lambda z: structural_hamming_distance(z[:4], z[:4], n_edges=1, threshold=1.0), "n_edges"),
         (lambda z: structural_hamming_distance(z[:4], z[:5], n_edges=1), "estimate: has shape"),
+        (lambda z: structural_hamming_distance(z[:4], z[:4], n_edges=13), "n_edges: is 13; give 0 to 12"),
+        (lambda z: structural_hamming_distance(z[:4], z[:4], n_edges=-1), "n_edges: is -1"),
+        (
+            lambda z: structural_hamming_distance(z[:4], np.nan * z[:4], threshold=0.3),
+            "has NaN; edges cannot be ranked",
+        ),
+        (lambda z: edge_auroc(z[:4], np.nan * z[:4]), "has NaN; edges cannot be ranked"),
+        (lambda z: edge_auroc(z[:4], z[:5]), "estimate: has shape"),
     ],
 )
 def test_what_does_not_fit_is_said(call, message):
