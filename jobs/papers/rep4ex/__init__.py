@@ -30,7 +30,9 @@ __all__ = ["SOURCE", "TITLE", "claims", "figures", "plan", "run"]
 TITLE = "Identifying Representations for Intervention Extrapolation"
 SOURCE = "Saengkyongam, Rosenfeld, Ravikumar, Pfister & Peters, ICLR 2024, arXiv 2310.04295"
 
-_CURVE, _WORLD = {"rows": 10000, "steps": 1200, "restarts": 2}, {"rows": 5000, "steps": 1200}
+_CURVE = {"rows": 10000, "steps": 1200, "encoder_steps": 3600, "restarts": 2}
+"""Encoders of one action train three times as long: of the settings tried that has the least loss on held-out rows."""
+_WORLD = {"rows": 5000, "steps": 1200}
 
 
 def plan(scale: Scale) -> list[Trial]:

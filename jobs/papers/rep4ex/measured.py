@@ -46,7 +46,7 @@ def curve_world(seed: int, gamma: float, confounding: float = 1.0) -> Interventi
 def curve(method: str, seed: int, values: Settings) -> list[MetricRow]:
     """Error of every method in and outside the support, its curve, and the conditional prediction at do(A = 2)."""
     world = curve_world(seed, values["gamma"])
-    sample, training = world.sample(values["rows"]), Training(steps=values["steps"])
+    sample, training = world.sample(values["rows"]), Training(steps=values["encoder_steps"])
     fits = [Fit(sample.x, sample.a, 1, weight, seed=seed) for weight in (30.0, 0.0)]
     trained = dict(zip((MMR, VANILLA), train_autoencoders(fits, training, values["restarts"]), strict=True))
     targets = np.linspace(-REACH, REACH, 51)[:, None]
@@ -203,7 +203,7 @@ def confounding(method: str, seed: int, values: Settings) -> list[MetricRow]:
     targets = np.linspace(-REACH, REACH, 51)[:, None]
     first = curve_world(seed, GAMMAS[-1]).sample(values["rows"])
     fit = Fit(first.x, first.a, 1, seed=seed)
-    (trained,) = train_autoencoders([fit], Training(steps=values["steps"]), values["restarts"])
+    (trained,) = train_autoencoders([fit], Training(steps=values["encoder_steps"]), values["restarts"])
     phi = trained.module.encode(first.x)
     beyond = np.abs(targets[:, 0]) > GAMMAS[-1]
     rows: list[MetricRow] = []

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lightning_modules.causal.contrastive.environments import InterventionalDataset
-from lightning_modules.data.folder import SUFFIXES, open_image, read_file
+from lightning_modules.data.equal_images import read_equal_images
+from lightning_modules.data.folder import SUFFIXES
 from lightning_modules.errors import InputError
 
 Array = np.ndarray
@@ -102,16 +103,4 @@ def _images(path: Path) -> Array:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
     if not files:
         raise InputError(f"{path}: has no images; give .png or .jpg files")
-    first = _image(files[0])
-    pixels = np.empty((len(files), first.size), np.uint8)
-    for row, file in enumerate(files):
-        image = _image(file)
-        if image.shape != first.shape:
-            sizes = [f"{shape[1]} x {shape[2]}" for shape in (image.shape, first.shape)]
-            raise InputError(f"{file}: is {sizes[0]} pixels, {files[0].name} {sizes[1]}; scale all images to one size")
-        pixels[row] = image.reshape(-1)
-    return pixels
-
-
-def _image(file: Path) -> Array:
-    return open_image(file, read_file(file), None, lambda image: image)
+    return read_equal_images(files)

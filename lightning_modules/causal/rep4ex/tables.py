@@ -14,22 +14,24 @@ import pyarrow.parquet as pq
 
 from lightning_modules.causal.rep4ex.checks import Array
 from lightning_modules.causal.rep4ex.extrapolation import CoverageWarning, InterventionExtrapolator
+from lightning_modules.data.equal_images import read_equal_images
 from lightning_modules.errors import InputError
 
 
 def read_columns(path: str | os.PathLike[str], columns: str | Sequence[str]) -> tuple[Array, list[str]]:
-    """Read numeric columns of a .csv, .parquet or .arrow table.
+    """Read columns of a .csv, .parquet or .arrow table: numbers, or paths of images.
 
     Args:
         path: of the table.
         columns: names, or one string: a name, names with commas between, or a prefix with * behind ("x*": x0, x1, ... in the
-            table's order). A column of lists is as many columns as its lists are long.
+            table's order). A column of lists is as many columns as its lists are long, one of image paths (from the table's
+            folder, or absolute) as many as the images have pixels, RGB in [0, 1].
 
     Returns:
         Numbers [n, width] float64, and the names of the columns.
 
     Raises:
-        InputError: the file or a column is not there, or it holds anything but finite numbers.
+        InputError: the file or a column is not there, or it holds anything but finite numbers or images of one size.
     """
     path = Path(path)
     table = _table(path)
@@ -110,9 +112,14 @@ def _read_arrow(path: str) -> pa.Table:
 
 
 def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> Array:
-    """[n, width] of a column of numbers or of lists of numbers."""
+    """[n, width] of a column of numbers, of lists of numbers or of image paths."""
     if column.null_count:
         raise InputError(f"{path}: column {name} has {column.null_count} empty cells; fill or drop these rows")
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        try:
+            return read_equal_images([path.parent / file for file in column.to_pylist()]) / 255.0
+        except InputError as error:
+            raise InputError(f"{path}: column {name}: {error}") from None
     try:
         if pa.types.is_nested(column.type):
             found = np.array(column.to_pylist(), np.float64)

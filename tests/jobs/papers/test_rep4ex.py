@@ -11,14 +11,14 @@ from jobs.claims import Results, cell, settings
 from jobs.papers.rep4ex.names import ALPHA, CONFOUNDING, CURVE, MLP, MMR, NO_CONTROL, OLS, ORACLE, STATISTIC, TWO_STAGE
 from tests.jobs.papers.measured import results_of
 
-_FEW = {"rows": 3000, "steps": 15, "restarts": 1, "strengths": "0 2"}
+_FEW = {"rows": 3000, "steps": 15, "encoder_steps": 15, "restarts": 1, "strengths": "0 2"}
 _ONE_OF = ("wide kernel", "u-statistic")
 
 
 def shortened(trial):
     few = {name: value for name, value in _FEW.items() if name in settings(trial)}
     if trial.dataset == CONFOUNDING:
-        few["steps"] = 200  # its encoder must be right
+        few["encoder_steps"] = 200  # its encoder must be right
     return cell(trial.dataset, trial.method, trial.seed, **{**settings(trial), **few})
 
 
@@ -78,5 +78,5 @@ def test_cells_repeat_exactly():
     for trial in (cell(STATISTIC, "null", 0, draws=5), cell(TWO_STAGE, "linear", 0)):
         assert paper.run(trial) == paper.run(trial)
         assert paper.run(trial) != paper.run(replace(trial, seed=1))
-    trial = shortened(cell(CURVE, "methods", 0, gamma=0.7, rows=400, steps=5, restarts=1))
+    trial = shortened(cell(CURVE, "methods", 0, gamma=0.7, rows=400, steps=5, encoder_steps=5, restarts=1))
     assert paper.run(trial) == paper.run(trial)
