@@ -21,7 +21,7 @@ from cluster.session import connect
 from cluster.signals import Interrupted, StopRequest
 from cluster.store import Run, Store
 from cluster.training.gang import Gang, GangSettings
-from cluster.training.rank import Ended, Mailbox, Message, Place, attempt
+from cluster.training.rank import Ended, Mailbox, Message, Place, attempt, device_name
 from jobs.checkpoints import Checkpoints
 from jobs.command import command, command_line, versions
 from jobs.launch import Execution
@@ -249,7 +249,8 @@ class _Training:
         )
         shared = (subject.setup, long, *subject.shared)
         if not options.workers:
-            task, self._device = setup_rank(*shared), "cpu"
+            task = setup_rank(*shared)
+            self._device = device_name()
             self._nodes = socket.gethostname()
             broken: list[Exception] = []
 

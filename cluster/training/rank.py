@@ -153,6 +153,12 @@ def is_broken_connection(error: BaseException) -> bool:
     return False
 
 
+def device_name() -> str:
+    """What this process trains on: its first GPU's name, or cpu; torch is asked where it is imported already."""
+    torch = sys.modules.get("torch")
+    return str(torch.cuda.get_device_name(0)) if torch is not None and torch.cuda.is_available() else "cpu"
+
+
 class Rank:
     """A worker of a gang, as a Ray actor. It has imported its libraries and holds the data before its first training.
 
@@ -169,9 +175,7 @@ class Rank:
         """Return (host name, Ray node id, device) of this worker."""
         import ray
 
-        torch = sys.modules.get("torch")
-        device = torch.cuda.get_device_name(0) if torch is not None and torch.cuda.is_available() else "cpu"
-        return socket.gethostname(), ray.get_runtime_context().get_node_id(), device
+        return socket.gethostname(), ray.get_runtime_context().get_node_id(), device_name()
 
     def meeting_point(self) -> tuple[str, int]:
         """Return an address of this worker's host and a free port there."""
