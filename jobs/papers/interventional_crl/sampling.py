@@ -22,27 +22,30 @@ _FLAT = 1e-8
 def weights_and_chance(module: ContrastiveCRLModule, world: World) -> dict[str, float]:
     """Take a linear encoder's cross-entropy to its optimum in float64, and its true edges' weights in standard errors.
 
-    For a linear encoder z = M x and head everything is in u_t = lam_t M_t and r_t = B_t M, the slopes and the constants:
-    g_t(x) = c_t + l_t u_t . x + (u_t . x)^2 - (r_t . x)^2. Standard errors are those of an M-estimator, H^-1 V H^-1 with H the
-    Hessian and V the covariance of the gradient, passed on to the standardised weights by the delta method.
+    For a linear encoder z = M x the log-odds are g_t(x) = c_t + l_t u_t . x + (u_t . x)^2 - (r_t . x)^2 with u_t = lam_t M_t and
+    r_t = B_t M: every environment has parameters of its own, p_t = (u_t, r_t, l_t, c_t), and is fitted by itself. Standard errors
+    are those of an M-estimator, H^-1 V H^-1 with H the Hessian and V the covariance of the gradient, in which environments share
+    the observational rows, passed on to the standardised weights by the delta method.
 
     Returns:
         "converged weight error": largest error of a true edge's |weight| there; "weight error in standard errors": the largest.
     """
     mean, spread = world.data.scales
-    x_obs, *x_int = (
-        torch.from_numpy((rows.astype(np.float64) - mean) / spread) for rows in (world.data.x_obs, *world.data.x_int)
-    )
-    start = _parameters(module)
-    optimum = torch.from_numpy(_minimum(start, x_obs, x_int))
-    curvature = torch.linalg.pinv(hessian(_cross_entropy)(optimum, x_obs, x_int), rtol=_FLAT, hermitian=True)
-    parts = [vmap(grad(_obs_loss), (None, 0))(optimum, x_obs)]
-    for t, rows in enumerate(x_int):
-        parts.append(vmap(grad(lambda p, x, t=t: _int_loss(p, x, t)), (None, 0))(optimum, rows))
-    gradients = sum(torch.cov(part.T) / len(part) for part in parts)
-    covariance = curvature @ gradients @ curvature
-    slopes = jacrev(_weights)(optimum, x_obs)
-    errors = torch.einsum("ijp,pq,ijq->ij", slopes, covariance, slopes).sqrt().numpy()
+    x_obs, *x_int = (torch.from_numpy((rows.astype(np.float64) - mean) / spread) for rows in world.data.arrays)
+    pairs = list(zip(_parameters(module), x_int, strict=True))
+    optimum = torch.stack([torch.from_numpy(_minimum(start, x_obs, rows)) for start, rows in pairs])
+    d, size = optimum.shape
+    curvature, shared = torch.zeros(d, size, d, size, dtype=torch.float64), []
+    own = torch.zeros_like(curvature)
+    for t, (p, rows) in enumerate(zip(optimum, x_int, strict=True)):
+        bend = hessian(_cross_entropy)(p, x_obs, rows)
+        curvature[t, :, t] = torch.linalg.pinv(bend, rtol=_FLAT, hermitian=True)
+        shared.append(vmap(grad(_row_loss), (None, 0, None))(p, x_obs, -1.0))
+        own[t, :, t] = torch.cov(vmap(grad(_row_loss), (None, 0, None))(p, rows, 1.0).T) / len(rows)
+    gradients = torch.cov(torch.cat(shared, 1).T) / len(x_obs) + own.view(d * size, -1)
+    inverse = curvature.view(d * size, -1)
+    slopes = jacrev(_weights)(optimum, x_obs).flatten(2)
+    errors = torch.einsum("ijp,pq,ijq->ij", slopes, inverse @ gradients @ inverse, slopes).sqrt().numpy()
     truth = world.weights
     off = np.abs(np.abs(truth) - np.abs(_weights(optimum, x_obs).numpy()))[truth != 0]
     return {
@@ -51,7 +54,15 @@ def weights_and_chance(module: ContrastiveCRLModule, world: World) -> dict[str, 
     }
 
 
-def _minimum(start: Tensor, x_obs: Tensor, x_int: list[Tensor]) -> Array:
+def _parameters(module: ContrastiveCRLModule) -> Tensor:
+    """[d, 2 dx + 2] parameters p_t of a trained module."""
+    mixed, head = module.encoder.get_parameter("weight_0")[0].detach().double(), module.head
+    lam, slope, constant = (p[0].detach().double() for p in (head.curvature, head.slope, head.constant))
+    b = head.b[0].detach().double() @ mixed.T
+    return torch.cat([lam[:, None] * mixed.T, b, (slope / lam)[:, None], constant[:, None]], 1)
+
+
+def _minimum(start: Tensor, x_obs: Tensor, x_int: Tensor) -> Array:
     def numbers(function: Any) -> Any:
         return lambda p: function(torch.from_numpy(p), x_obs, x_int).numpy()
 
@@ -61,47 +72,27 @@ def _minimum(start: Tensor, x_obs: Tensor, x_int: list[Tensor]) -> Array:
         jac=numbers(grad(_cross_entropy)),
         hess=numbers(hessian(_cross_entropy)),
         method="trust-exact",
-        options={"gtol": 1e-7, "maxiter": 6},
+        options={"gtol": 1e-7, "maxiter": 10},
     ).x
     return found
 
 
-def _parameters(module: ContrastiveCRLModule) -> Tensor:
-    mixed, head = module.encoder.get_parameter("weight_0")[0].detach().double(), module.head
-    lam = head.curvature[0].detach().double()
-    rows, b = lam[:, None] * mixed.T, head.b[0].detach().double() @ mixed.T
-    return torch.cat([rows.flatten(), b.flatten(), head.slope[0].detach().double() / lam, head.constant[0].detach()])
+def _row_loss(p: Tensor, x: Tensor, sign: float) -> Tensor:
+    """softplus(sign g(x)) of rows [..., dx]: sign -1 for observational ones, 1 for the environment's."""
+    dx = x.shape[-1]
+    u = x @ p[:dx]
+    log_odds = p[-1] + p[-2] * u + u**2 - (x @ p[dx : 2 * dx]) ** 2
+    return torch.nn.functional.softplus(sign * log_odds)
 
 
-def _split(p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    d = round((len(p) + 1) ** 0.5 / 2**0.5 - 0.5)  # 2 d^2 + 2 d numbers
-    return p[: d * d].view(d, d), p[d * d : 2 * d * d].view(d, d), p[2 * d * d : -d], p[-d:]
-
-
-def _obs_loss(p: Tensor, x: Tensor) -> Tensor:
-    """Mean over environments, of one row [dx]."""
-    rows, b, slope, constant = _split(p)
-    u = rows @ x
-    return torch.nn.functional.softplus(-(constant + slope * u + u**2 - (b @ x) ** 2)).mean()
-
-
-def _int_loss(p: Tensor, x: Tensor, t: int) -> Tensor:
-    rows, b, slope, constant = _split(p)
-    u = rows[t] @ x
-    return torch.nn.functional.softplus(constant[t] + slope[t] * u + u**2 - (b[t] @ x) ** 2) / len(rows)
-
-
-def _cross_entropy(p: Tensor, x_obs: Tensor, x_int: list[Tensor]) -> Tensor:
-    found = vmap(_obs_loss, (None, 0))(p, x_obs).mean()
-    for t, x in enumerate(x_int):
-        found = found + vmap(lambda q, row, t=t: _int_loss(q, row, t), (None, 0))(p, x).mean()
-    return found
+def _cross_entropy(p: Tensor, x_obs: Tensor, x_int: Tensor) -> Tensor:
+    return _row_loss(p, x_obs, -1.0).mean() + _row_loss(p, x_int, 1.0).mean()
 
 
 def _weights(p: Tensor, x_obs: Tensor) -> Tensor:
-    """Standardised weights [d, d] of the edges i -> j."""
-    rows, b, _, _ = _split(p)
-    of_latents = b @ torch.linalg.inv(rows)
-    spread = (x_obs @ rows.T).std(0)
+    """Standardised weights [d, d] of the edges i -> j, of all environments' parameters."""
+    dx = x_obs.shape[1]
+    of_latents = p[:, dx : 2 * dx] @ torch.linalg.inv(p[:, :dx])
+    spread = (x_obs @ p[:, :dx].T).std(0)
     found: Tensor = -(of_latents / of_latents.diagonal()[:, None]).T * spread[:, None] / spread
     return found
