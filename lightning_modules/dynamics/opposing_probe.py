@@ -26,7 +26,8 @@ class OpposingSignalsProbe(Probe):
     """Changes of every example's loss over single steps; the outliers among them, in two groups, by the change alone.
 
     Series: mean `loss` and `loss_change`, `fraction_up` of the examples, `overlap` of the last step's risers with this one's
-    fallers, and of groups "A" and "B" (see `outlier_groups`): `group_loss`, `group_change`, `group_size`, `group_label`. With
+    fallers, and of groups "A" and "B" (see `outlier_groups`): `group_loss`, `group_change`, `group_size`, `group_label`. These
+    are the groups that the step BEFORE has made: that the step which makes them moves them apart is no finding. With
     `gradients_every` also the `cosine` of the groups' mean gradients, and the `alignment` of each with the sharpest direction.
     Groups that `watch` was given have `group_loss`, `group_change`, `cosine` and `alignment` too, under their names.
 
@@ -60,6 +61,7 @@ class OpposingSignalsProbe(Probe):
         self.tracker = LossChangeTracker(top)
         self.rows, self.gradients_every = rows, gradients_every
         self.groups: OutlierGroups | None = None
+        self._before: OutlierGroups | None = None
         self._watched: dict[str, Tensor] = {}
         self._sharpest = WarmLanczos()
         self._rising: Tensor | None = None
@@ -109,15 +111,13 @@ class OpposingSignalsProbe(Probe):
         series += [("loss_change", "", float(report.change.double().mean())), ("fraction_up", "", report.fraction_up)]
         if self._overlap is not None:
             series.append(("overlap", "", self._overlap))
-        labels = labels_of(self.batches)
-        self.groups = outlier_groups(report, labels, self.groups)
-        found = self.groups.by_name()
+        found = {} if self._before is None else self._before.by_name()
         for name, members in (found | self._watched).items():
             series.append(("group_loss", name, float(self._losses[members].double().mean())))
             series.append(("group_change", name, float(report.change[members].double().mean())))
         series += [("group_size", name, float(len(members))) for name, members in found.items()]
-        if labels is not None:
-            series += [("group_label", n, float(label)) for n, label in zip("AB", self.groups.labels, strict=True)]
+        if self._before is not None and self._before.labels != (-1, -1):
+            series += [("group_label", n, float(label)) for n, label in zip("AB", self._before.labels, strict=True)]
         if self.gradients_every and step % self.gradients_every == 0:
             series += self._gradients(module, found)
         return ProbeRows(self.name, step, series, self._examples(report))
@@ -130,6 +130,7 @@ class OpposingSignalsProbe(Probe):
         if self._report is not None:
             self._overlap = overlap(rising, self._report.down) if rising is not None else None
             self._rising = self._report.up
+            self._before, self.groups = self.groups, outlier_groups(self._report, labels_of(self.batches), self.groups)
 
     def _gradients(self, module: pl.LightningModule, found: dict[str, Tensor]) -> list[tuple[str, str, float]]:
         flat = FlatParameters(module)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.claims import NamedFigure, Results
-from jobs.papers.opposing_signals.names import BETAS, LINEAR, OPTIMIZERS, PLANTED, RATES, A, B
+from jobs.papers.opposing_signals.names import BETAS, LINEAR, NATURAL, OPTIMIZERS, PLANTED, RATES, A, B
+from jobs.papers.opposing_signals.statements import best_setting
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#7f7f7f"
 
@@ -15,15 +16,28 @@ def figures(results: Results) -> list[NamedFigure]:
     drawn = []
     if results.rows(experiment=PLANTED, method="opposing"):
         words = (
-            "Above, sharpness over 2 / eta of full-batch descent, with opposing signals and in the two controls; in the middle and below, the "
-            "losses of the two planted groups with opposing signals and with the same signal in one class. Seed 0."
+            "Above, sharpness over 2 / eta of full-batch descent, with opposing signals and in the two controls; in the middle and "
+            "below, the losses of the two planted groups with opposing signals and with the same signal in one class. Seed 0."
         )
         drawn.append(NamedFigure("Two groups take turns at the edge of stability", words, _planted(results)))
+        words = (
+            "What the network makes of the signal alone, a plain image: the probability of each of the two classes, step by step. "
+            "Opposing signals, seed 0."
+        )
+        drawn.append(NamedFigure("A plain image changes its class at every step", words, _block(results)))
+    if results.rows(experiment=NATURAL, method="Digits"):
+        words = (
+            "Nothing planted, squared loss: above, sharpness over 2 / eta; below, the mean loss of all digits and of the groups that "
+            "each step moves most up and down. Seed 0."
+        )
+        drawn.append(NamedFigure("Digits as they are", words, _natural(results)))
     if results.rows(experiment=LINEAR):
-        words = "Sharpness along the gradient flow: it falls first, then grows to about alpha |beta| (dashed)."
+        words = "Along the gradient flow sharpness falls first, then grows to about alpha |beta| (dashed). alpha = 20."
         drawn.append(NamedFigure("Sharpness of the linear model", words, _linear(results)))
     if results.rows(experiment=OPTIMIZERS):
-        words = "Training loss of each optimizer's best setting, with the signal planted and without it. Seed 0."
+        words = (
+            "Training loss of each optimizer's best setting, with the signal planted and without it. Mean over seeds."
+        )
         drawn.append(NamedFigure("Optimizers with and without opposing signals", words, _optimizers(results)))
     return drawn
 
@@ -35,28 +49,54 @@ def _new(rows: int, columns: int, height: float) -> tuple[Any, Any]:
     return figure, figure.subplots(rows, columns, squeeze=False, sharex=rows > 1)
 
 
+_SEED_0: dict[str, Any] = {"experiment": PLANTED, "seed": 0, "m": 30, "magnitude": 10.0}
+
+
 def _planted(results: Results) -> Any:
     figure, ((above,), (middle,), (below,)) = _new(3, 1, 6.5)
-    at: dict[str, Any] = {"experiment": PLANTED, "seed": 0, "m": 30, "magnitude": 10.0}
     for mode, colour in (("opposing", _ORANGE), ("same", _BLUE), ("none", _GREY)):
-        above.plot(
-            *results.curve("sharpness over 2/eta", "step", **at, method=mode), color=colour, label=mode, linewidth=1.2
-        )
+        curve = results.curve("sharpness over 2/eta", "step", **_SEED_0, method=mode)
+        above.plot(*curve, color=colour, label=mode, linewidth=1.2)
     above.axhline(1, color="black", linestyle=":", linewidth=1)
     above.set_ylabel("sharpness x eta / 2")
     for axes, mode in ((middle, "opposing"), (below, "same")):
         for group, colour in ((A, _GREEN), (B, _ORANGE)):
-            axes.plot(
-                *results.curve("group loss", "step", **at, method=mode, environment=group),
-                color=colour,
-                label=group,
-                linewidth=0.8,
-            )
+            curve = results.curve("group loss", "step", **_SEED_0, method=mode, environment=group)
+            axes.plot(*curve, color=colour, label=group, linewidth=0.8)
         axes.set_ylabel(f"loss, {mode}")
     below.set_xlabel("step")
     for axes in (above, middle, below):
         axes.grid(axis="y")
         axes.legend(fontsize="small")
+    return figure
+
+
+def _block(results: Results) -> Any:
+    figure, ((axes,),) = _new(1, 1, 2.8)
+    for group, colour in ((A, _GREEN), (B, _ORANGE)):
+        at = {**_SEED_0, "method": "opposing", "environment": group}
+        steps, values = results.curve("probability of the class", "step", **at)
+        axes.plot(steps[:120], values[:120], color=colour, label=f"class of {group}", linewidth=0.8)
+    axes.set_xlabel("step")
+    axes.set_ylabel("probability")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _natural(results: Results) -> Any:
+    figure, ((above,), (below,)) = _new(2, 1, 4.8)
+    at: dict[str, Any] = {"experiment": NATURAL, "method": "Digits", "seed": 0}
+    above.plot(*results.curve("sharpness over 2/eta", "step", **at), color=_ORANGE, linewidth=1.2)
+    above.axhline(1, color="black", linestyle=":", linewidth=1)
+    above.set_ylabel("sharpness x eta / 2")
+    for group, colour in (("A", _GREEN), ("B", _ORANGE)):
+        curve = results.curve("group loss", "step", **at, environment=group)
+        below.plot(*curve, color=colour, label=f"group {group}", linewidth=0.8)
+    below.plot(*results.curve("loss", "step", **at), color="black", label="all", linewidth=1.2)
+    below.set_ylabel("loss")
+    below.set_xlabel("step")
+    below.legend(fontsize="small")
+    above.grid(axis="y")
     return figure
 
 
@@ -80,7 +120,8 @@ def _optimizers(results: Results) -> Any:
     figure, (pair,) = _new(1, 2, 3.2)
     for axes, mode in zip(pair, ("opposing", "none"), strict=True):
         for name, colour in zip(RATES, (_BLUE, _ORANGE, _GREY, _GREEN), strict=True):
-            at: dict[str, Any] = {"experiment": OPTIMIZERS, "method": name, "mode": mode, "seed": 0, "environment": ""}
+            setting = best_setting(results, name, mode)[0]
+            at: dict[str, Any] = {"experiment": OPTIMIZERS, "method": name, "mode": mode, "environment": setting}
             axes.plot(*results.curve("loss", "step", **at), color=colour, label=name, linewidth=1.2)
         axes.set_yscale("log")
         axes.set_title("with opposing signals" if mode == "opposing" else "without", fontsize="small")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 _PAPER = "opposing_signals"
 LINEAR, SIMULATED, EDGE = f"{_PAPER}/linear", f"{_PAPER}/simulated", f"{_PAPER}/edge"
+PRODUCTS, RESCALED = f"{_PAPER}/products", f"{_PAPER}/rescaled"
 PLANTED, NATURAL, OPTIMIZERS = f"{_PAPER}/planted", f"{_PAPER}/natural", f"{_PAPER}/optimizers"
 
 BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -21,4 +22,10 @@ RATES: dict[str, tuple[tuple[str, float], ...]] = {
 
 CROSSED, LATE, SETTLED = 30, 100, 250
 """Steps after which sharpness has crossed 2 / eta, groups oppose each other, and it stays there."""
+FOLLOWED = 100
+"""Steps for which groups that one step chose are followed."""
+SCORED = (100, 200, 300, 400)
+"""Steps at which other selectors choose too."""
+MOVED = 0.01
+"""Change of a planted group's mean loss above which a step moves it."""
 A, B = "planted A", "planted B"
