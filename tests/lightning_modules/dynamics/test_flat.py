@@ -44,7 +44,9 @@ def explicit(module, batch):
 
 
 def directions(module, count):
-    return torch.randn(count, len(FlatParameters(module)), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return torch.randn(
+        count, len(FlatParameters(module)), generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
 
 
 def test_a_vector_holds_what_is_trained_and_ties_count_once():
