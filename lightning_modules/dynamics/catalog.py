@@ -12,6 +12,8 @@ from lightning_modules.imports import find_class, import_folder, is_import_path
 _HERE = "lightning_modules.dynamics"
 PROBES = {
     "breakthroughs": f"{_HERE}.breakthroughs_probe:BreakthroughsProbe",
+    "edge-recall": f"{_HERE}.geometry.probes:EdgeRecall",
+    "geometry": f"{_HERE}.geometry.probes:GeometryProbe",
     "opposing-signals": f"{_HERE}.opposing_probe:OpposingSignalsProbe",
     "sharpness": f"{_HERE}.sharpness_probe:SharpnessProbe",
 }

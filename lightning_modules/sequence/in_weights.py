@@ -20,8 +20,6 @@ from lightning_modules.sequence.path_tasks import NOTHING, InWeightsDataset
 from lightning_modules.sequence.schedules import Shape, adamw, lightning_schedule, warmup_schedule
 from lightning_modules.sequence.transformer import Transformer, TransformerConfig
 
-Array = np.ndarray
-
 _SAVED = "in_weights"
 _JUDGED = 1024
 """Training paths that a validation decodes at most, and paths that are decoded at once."""

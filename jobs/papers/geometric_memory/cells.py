@@ -26,8 +26,6 @@ from lightning_modules.sequence.graphs import Graph, cycle, grid, irregular, pat
 from lightning_modules.sequence.in_weights import InWeightsModule, fit
 from lightning_modules.sequence.in_weights_data import InWeightsData
 
-Array = np.ndarray
-
 
 class _Curve(pl.Callback):
     """Stores what is known while a cell trains."""
