@@ -36,7 +36,7 @@ def figures(results: Results) -> list[NamedFigure]:
     if results.rows(experiment=PLANTED, environment="curve", seed=0):
         words = (
             "Planted skill, seed 0, Hessian basis. Left: projected losses of the best cluster and of all other examples along its "
-            "direction, beside the mean loss (as its change). Right: F1 of the best cluster for the hidden feature, mean of seeds."
+            "direction, over the cluster's whole change, and the mean loss over its own. Right: F1 of the best cluster for the hidden feature, mean of seeds."
         )
         drawn.append(NamedFigure("A cluster that breaks when the mean loss is nearly flat", words, _planted(results)))
     if results.rows(experiment=INTERVALS):
@@ -82,14 +82,14 @@ def _captured(results: Results) -> Figure:
 def _planted(results: Results) -> Figure:
     figure, (left, right) = _axes(2)
     at = {"experiment": PLANTED, "environment": "curve", "seed": 0}
-    for metric, colour in zip(("best cluster", "others", "mean loss"), _COLOURS, strict=False):
-        steps, values = results.curve(metric, "step", **at)
-        shift = values[0] if metric == "mean loss" else 0.0
-        top = max(abs(value - shift) for value in values) or 1.0
-        left.plot(steps, [(value - shift) / top for value in values], color=colour, label=metric)
+    curves = {metric: results.curve(metric, "step", **at) for metric in ("best cluster", "others", "mean loss")}
+    for (metric, (steps, values)), colour in zip(curves.items(), _COLOURS, strict=False):
+        unit = abs(curves["best cluster"][1][-1]) if metric != "mean loss" else values[0] - values[-1]
+        start = values[0] if metric == "mean loss" else 0.0
+        left.plot(steps, [(value - start) / unit for value in values], color=colour, label=metric)
     left.set_xlim(0, 600)
     left.set_xlabel("step")
-    left.set_ylabel("change, share of its largest")
+    left.set_ylabel("change, share of the whole")
     left.grid()
     left.legend(fontsize="small")
     names = [*PLANTED_BASES, *PLANTED_BASELINES]

@@ -58,7 +58,7 @@ def test_claims_and_figures_come_from_what_is_stored(measured):
         "the same: each row's own curvature, largest error of a row",
         "complete basis: first order against gradient times movement, a token",
         "forward mode against explicit gradients, float32, relative",
-        "Lanczos against dense eigenvectors of P H P: 1 - |cosine|",
+        "Lanczos against dense eigenvectors of P H P: 1 - cosine",
         "planted skill, every seed: F1 of the best cluster, Hessian basis, least",
         "planted skill, every seed: F1 of clusters of exact losses, most",
         "planted skill, every seed: F1, random basis, most",
