@@ -1,4 +1,4 @@
-"""Images of one size as rows of pixels."""
+"""Images of one size as rows of pixels, for methods that learn from rows."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from lightning_modules.errors import InputError
 
 
 def read_equal_images(files: Sequence[Path]) -> np.ndarray:
-    """Decode images of any mode as RGB: rows [n, 3 x height x width] uint8.
+    """Decode images of any mode as RGB, one a row.
 
     Args:
-        files: in the order of the rows, at least one.
+        files: one or more.
+
+    Returns:
+        [n, 3 * height * width] uint8, channel by channel, in the files' order.
 
     Raises:
-        InputError: naming the file: it is missing, damaged or no image, or of another size than the first.
+        InputError: naming the file: it is missing, no image or damaged, or of another size than the first.
     """
-    first = _decode(files[0])
+    first = _image(files[0])
     pixels = np.empty((len(files), first.size), np.uint8)
     for row, file in enumerate(files):
-        image = _decode(file)
+        image = _image(file)
         if image.shape != first.shape:
             sizes = [f"{shape[1]} x {shape[2]}" for shape in (image.shape, first.shape)]
             raise InputError(f"{file}: is {sizes[0]} pixels, {files[0].name} {sizes[1]}; scale all images to one size")
@@ -31,5 +34,5 @@ def read_equal_images(files: Sequence[Path]) -> np.ndarray:
     return pixels
 
 
-def _decode(file: Path) -> np.ndarray:
+def _image(file: Path) -> np.ndarray:
     return open_image(file, read_file(file), None, lambda image: image)

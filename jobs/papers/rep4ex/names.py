@@ -2,7 +2,7 @@
 
 STATISTIC, TWO_STAGE, CURVE = "rep4ex/statistic", "rep4ex/two-stage", "rep4ex/curve"
 ALPHA, VARIANTS, STUDY = "rep4ex/alpha", "rep4ex/variants", "rep4ex/study"
-CONFOUNDING, ASSUMPTIONS = "rep4ex/confounding", "rep4ex/assumptions"
+CONFOUNDING, ASSUMPTIONS, SPRITES = "rep4ex/confounding", "rep4ex/assumptions", "rep4ex/sprites"
 
 GAMMAS = (0.2, 0.7, 1.2)
 """Half widths of the actions' support, one action."""

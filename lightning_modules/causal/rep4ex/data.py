@@ -48,7 +48,7 @@ class ActionData(pl.LightningDataModule):
         rows: of training, simulated.
         alpha: strength of actions (see `InterventionSCM`).
         gamma: half the width of their support.
-        mixing: "mlp", "curve" or "linear".
+        mixing: "mlp", "curve", "linear" or "sprites".
         batch_size: of all processes together.
         seed: of the world, the order of rows and the split of a table.
         table: path of a .csv, .parquet or .arrow file; "" simulates. Its widths must be dim_a and dim_x.

@@ -37,7 +37,7 @@ class InterventionExtrapolator:
         control: the second stage; None: `AdditiveControlFunction()`.
         lambda_mmr: of the AE-MMR; 0 is the plain autoencoder.
         bandwidth: of its kernel, in median distances of actions.
-        restarts: trainings of it, of which the best by its own loss is kept.
+        restarts: trainings of it, of which the best on held-out rows is kept (see `train_autoencoders`).
         training: of it; None: the defaults.
         seed: of the first weights.
 
@@ -69,7 +69,7 @@ class InterventionExtrapolator:
         """Train the encoder, unless one was given, and the second stage on its latents.
 
         Args:
-            x: [n, dx] features.
+            x: [n, dx] features; uint8 for pixels (see `Fit`).
             a: [n, k] actions.
             y: [n] outcomes.
 
@@ -79,7 +79,7 @@ class InterventionExtrapolator:
         Raises:
             InputError: k < d, dx < d, n <= k + 1, constant or collinear actions, lengths that differ, NaN.
         """
-        x, a = checks.matrix("x", x), checks.matrix("a", a)
+        x, a = checks.features("x", x), checks.matrix("a", a)
         checks.same_length(x=x, a=a, y=np.asarray(y))
         if self.encoder is None:
             fit = Fit(x, a, self._dim_z, self._lambda, self._bandwidth, self._seed)

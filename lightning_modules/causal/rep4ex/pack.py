@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,13 +25,16 @@ FOLDED = 0.01
 
 _EVALUATION_ROWS = 2000
 
+_HELD_OUT = 0.1
+"""Share of rows by which restarts are chosen."""
+
 
 @dataclass(frozen=True)
 class Fit:
     """One autoencoder to be trained.
 
     Args:
-        x: [n, dx] features.
+        x: [n, dx] features; uint8 for pixels, which are standardised with one spread.
         a: [n, k] actions.
         dim_z: d.
         lambda_mmr: weight of the restriction; 0 for a plain autoencoder.
@@ -50,7 +53,7 @@ class Fit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "x", checks.matrix("x", self.x))
+        object.__setattr__(self, "x", checks.features("x", self.x))
         object.__setattr__(self, "a", checks.matrix("a", self.a))
         checks.same_length(x=self.x, a=self.a)
         checks.dimensions(self.a.shape[1], self.dim_z, self.x.shape[1])
@@ -196,8 +199,14 @@ class AutoencoderPack(pl.LightningModule):
 
 
 def scales(x: Array, a: Array) -> tuple[Array, Array, float]:
-    """Mean and standard deviation [dx] of features, and the median distance of actions; a constant feature has spread 1."""
+    """Mean and standard deviation [dx] of features, and the median distance of actions; a constant feature has spread 1.
+
+    Pixels (uint8) have the root of their mean variance in common: with one of its own, a corner that one picture in a thousand lights
+    would weigh as much as the middle.
+    """
     spread = x.std(0)
+    if x.dtype == np.uint8:
+        spread = np.full_like(spread, np.sqrt((spread**2).mean()))
     return x.mean(0), np.where(spread > 1e-12, spread, 1.0), median_distance(a)
 
 
@@ -207,17 +216,19 @@ def train_autoencoders(fits: Sequence[Fit], training: Training | None = None, re
     Args:
         fits: any.
         training: how; None: the defaults.
-        restarts: trainings of each, from other first weights; that with the smallest reconstruction + lambda Q on the training rows
-            is kept, of those that are not folded if there are any.
+        restarts: trainings of each, from other first weights. With more than one a tenth of the rows is held out of all of them, and
+            that with the smallest reconstruction + lambda Q there is kept, of those that are not folded if there are any. (Q of
+            training rows says little: a network can fit the chance dependence of its residuals on their actions.)
 
     Returns:
         One of each fit, in their order.
     """
     training = training or Training()
     groups: dict[tuple[Any, ...], list[tuple[int, Fit]]] = {}
-    for number, fit in enumerate(fits):
+    held = [_split(fit) if restarts > 1 else (fit, fit) for fit in fits]
+    for number, (fit, _) in enumerate(held):
         for restart in range(restarts):
-            again = Fit(fit.x, fit.a, fit.dim_z, fit.lambda_mmr, fit.bandwidth, fit.seed + 1009 * restart)
+            again = replace(fit, seed=fit.seed + 1009 * restart)
             groups.setdefault((fit.x.shape, fit.a.shape, fit.dim_z), []).append((number, again))
     candidates: list[list[Trained]] = [[] for _ in fits]
     for members in groups.values():
@@ -227,9 +238,34 @@ def train_autoencoders(fits: Sequence[Fit], training: Training | None = None, re
             make_trainer(training.steps, []).fit(pack)
         for (number, _), trained in zip(members, pack.cpu().trained(), strict=True):
             candidates[number].append(trained)
-    return [min(found, key=lambda one: _rank(one, fit.lambda_mmr)) for found, fit in zip(candidates, fits, strict=True)]
+    return [
+        found[0] if restarts == 1 else min(found, key=lambda one: (one.folded, held_out_loss(one.module, rest)))
+        for found, (_, rest) in zip(candidates, held, strict=True)
+    ]
 
 
-def _rank(trained: Trained, weight: float) -> tuple[bool, float]:
-    loss = trained.reconstruction + weight * trained.restriction
-    return trained.folded, loss if math.isfinite(loss) else math.inf
+def _split(fit: Fit) -> tuple[Fit, Fit]:
+    """Rows to train on and rows to choose by; both are all of them where a tenth would not determine the regression on actions."""
+    n, k = fit.a.shape
+    count = int(_HELD_OUT * n)
+    if count < 10 * (k + 2):
+        return fit, fit
+    order = np.random.default_rng([fit.seed, 95]).permutation(n)
+    try:
+        first, second = (replace(fit, x=fit.x[part], a=fit.a[part]) for part in (order[count:], order[:count]))
+    except InputError:  # an action so rare that one part has it always or never
+        return fit, fit
+    return first, second
+
+
+@torch.no_grad()
+def held_out_loss(module: MMRAutoencoder, fit: Fit) -> float:
+    """Reconstruction + lambda Q of the fit's first 2,000 rows, with the scales of the training rows; infinite if not a number."""
+    x, a = (torch.from_numpy(part[:_EVALUATION_ROWS]) for part in (fit.x, fit.a))
+    features = ((x.to(module.mean) - module.mean) / module.spread)[None]
+    phi, reconstruction = module.networks(features)
+    loss = float(reconstruction_error(features, reconstruction).sum())
+    if fit.lambda_mmr:
+        q = moment_restriction(phi[0].double(), a, (fit.bandwidth * module.distance).double())
+        loss += fit.lambda_mmr * float(q)
+    return loss if math.isfinite(loss) else math.inf

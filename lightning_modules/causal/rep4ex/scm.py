@@ -11,11 +11,12 @@ import numpy as np
 
 from lightning_modules.causal.rep4ex import checks
 from lightning_modules.causal.rep4ex.checks import Array
+from lightning_modules.causal.rep4ex.sprites import Sprite
 from lightning_modules.errors import InputError
 
-Mixing = Literal["mlp", "curve", "linear"]
+Mixing = Literal["mlp", "curve", "linear", "sprites"]
 Outcome = Literal["sine", "linear"]
-MIXINGS = ("mlp", "curve", "linear")
+MIXINGS = ("mlp", "curve", "linear", "sprites")
 OUTCOMES = ("sine", "linear")
 
 _DRAWS = 200
@@ -28,7 +29,7 @@ class Sample(NamedTuple):
     Args:
         a: [n, k] actions.
         z: [n, d] latents.
-        x: [n, dx] features.
+        x: [n, dx] features; of sprites, pixels in uint8.
         y: [n] outcomes.
     """
 
@@ -43,7 +44,7 @@ class InterventionSCM:
 
     A is uniform on (-gamma, gamma)^k, V is N(0, I). `M` [k, d] has orthonormal columns (1 for k = d = 1). Mixings: "mlp", twice a
     well-conditioned [d, d] matrix and a leaky ReLU, then a linear lift; "curve" (d = 1), a kinked monotone function beside sines of it,
-    lifted; "linear". Outcomes: "sine", sum_j (2 sin z_j + 0.3 z_j^2) / sqrt d, or "linear", z . (1, -2, 1, ...). U is
+    lifted; "linear"; "sprites" (d = 2, dx a square), pictures of a handwritten digit whose place is Z (see `Sprite`). Outcomes: "sine", sum_j (2 sin z_j + 0.3 z_j^2) / sqrt d, or "linear", z . (1, -2, 1, ...). U is
     confounding * sum_j (1.5 V_j + tanh 2 V_j) / sqrt d + N(0, 0.3^2).
 
     Args:
@@ -87,6 +88,8 @@ class InterventionSCM:
             raise InputError(
                 f"mixing: curve is for one latent and two features or more, got {dim_z} and {dim_x}; use mlp"
             )
+        if mixing == "sprites" and dim_z != 2:
+            raise InputError(f"mixing: sprites have two latents, down and right, got {dim_z}; use mlp")
         strengths = {"alpha": alpha, "confounding": confounding, "noise_x": noise_x, "nonlinearity": nonlinearity}
         for name, value in strengths.items():
             if not (np.isfinite(value) and value >= 0):
@@ -117,11 +120,15 @@ class InterventionSCM:
         x = self.mix(z)
         if self.noise_x:
             x = x + self.noise_x * self._feature_spread * generator.standard_normal(x.shape)
+        if self.mixing == "sprites":
+            x = np.clip(np.rint(x), 0, 255).astype(np.uint8)
         y = self.effect_on_y(z) + self.confounder(v) + 0.3 * generator.standard_normal(n)
         return Sample(a, z, x, y)
 
     def mix(self, z: Array) -> Array:
         """g0: features [n, dx] of latents [n, d], without noise."""
+        if self.mixing == "sprites":
+            return self._sprite(z)
         if self.mixing == "curve":
             kinked = np.where(z > 0, z, 0.25 * z) + 0.5 * np.tanh(2 * (z - 1))
             sines = 0.3 * np.sin(kinked * self._frequencies + self._phases)
@@ -186,6 +193,9 @@ class InterventionSCM:
             self._frequencies = generator.standard_normal(8)
             self._phases = generator.uniform(-2, 2, 8)
             self._lift = generator.standard_normal((9, self.dim_x)) / 3
+            return
+        if self.mixing == "sprites":
+            self._sprite = Sprite(self.dim_x)
             return
         for _ in range(2 if self.mixing == "mlp" else 0):
             drawn = generator.standard_normal((_DRAWS, d, d))

@@ -25,10 +25,10 @@ def read_columns(path: str | os.PathLike[str], columns: str | Sequence[str]) -> 
         path: of the table.
         columns: names, or one string: a name, names with commas between, or a prefix with * behind ("x*": x0, x1, ... in the
             table's order). A column of lists is as many columns as its lists are long, one of image paths (from the table's
-            folder, or absolute) as many as the images have pixels, RGB in [0, 1].
+            folder, or absolute) as many as the images have pixels, RGB.
 
     Returns:
-        Numbers [n, width] float64, and the names of the columns.
+        Numbers [n, width] float64 (uint8 where all are pixels), and the names of the columns.
 
     Raises:
         InputError: the file or a column is not there, or it holds anything but finite numbers or images of one size.
@@ -117,7 +117,7 @@ def _numbers(path: Path, name: str, column: pa.ChunkedArray) -> Array:
         raise InputError(f"{path}: column {name} has {column.null_count} empty cells; fill or drop these rows")
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         try:
-            return read_equal_images([path.parent / file for file in column.to_pylist()]) / 255.0
+            return read_equal_images([path.parent / file for file in column.to_pylist()])
         except InputError as error:
             raise InputError(f"{path}: column {name}: {error}") from None
     try:

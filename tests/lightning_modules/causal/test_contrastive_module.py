@@ -133,7 +133,8 @@ def test_a_pack_holds_nothing_twice_and_splits_as_data_do():
     for found, expected in zip((one.training, one.held_out), data.split(0.2, 3), strict=True):
         for rows, right in zip(found.arrays, expected.arrays, strict=True):
             assert np.array_equal(rows, right)
-        assert found.x_int[0].base is found.x_obs.base  # views of the pack's rows
+        assert found.x_obs.base is not None  # a view of the pack's rows
+        assert found.x_int[0].base is found.x_obs.base
 
 
 def test_images_and_rows_of_one_shape_are_packed_apart():

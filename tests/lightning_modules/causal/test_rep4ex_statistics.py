@@ -182,6 +182,20 @@ def test_worlds_are_what_they_say():
     assert np.std(free.y - world.effect_on_y(free.z)) == pytest.approx(0.3, abs=0.02)
 
 
+def test_a_sprite_stands_where_its_latent_says():
+    world = InterventionSCM(dim_x=400, mixing="sprites", noise_x=0.1)
+    z = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, -3.0], [0.37, 1.21]])
+    pictures = world.mix(z)
+    assert pictures.dtype == world.sample(5).x.dtype == np.uint8
+    ink = pictures.reshape(-1, 20, 20).astype(float)
+    at = np.arange(20)
+    middles = np.c_[ink.sum(2) @ at, ink.sum(1) @ at] / ink.sum((1, 2))[:, None]
+    assert middles - middles[0] == pytest.approx(z / 2, abs=0.02)  # pixels are rounded
+    assert ink.sum((1, 2)) == pytest.approx(ink[0].sum(), rel=0.01)
+    whole = world.mix(np.array([[0.0, 0.0], [4.0, -2.0]])).reshape(-1, 20, 20)  # whole pixels: nothing is interpolated
+    assert (whole[1, 2:, :-1] == whole[0, :-2, 1:]).all()
+
+
 def test_the_effect_of_an_action_has_a_closed_form():
     world = InterventionSCM(1, 1, 5, 1.0, 1.2, "curve")
     grid = np.linspace(-2.5, 2.5, 51)
@@ -203,6 +217,9 @@ def test_the_effect_of_an_action_has_a_closed_form():
         ({"mixing": "curve"}, "mixing: curve is for one latent"),
         ({"mixing": "cube"}, "mixing: unknown 'cube'"),
         ({"outcome": "cube"}, "outcome: unknown 'cube'"),
+        ({"mixing": "sprites"}, "dim_x: sprites are square pictures of 16 x 16 pixels or more, got 10; give 400"),
+        ({"mixing": "sprites", "dim_x": 401}, "got 401"),
+        ({"mixing": "sprites", "dim_x": 400, "dim_a": 3, "dim_z": 3}, "mixing: sprites have two latents"),
         ({"gamma": 0.0}, "gamma: is 0"),
         ({"alpha": -1.0}, "alpha: is -1"),
         ({"dim_z": 0}, "dim_z: is 0"),
