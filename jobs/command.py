@@ -157,12 +157,14 @@ class _Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpF
 def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
     """Turn `--methods ERM IRM` into `--methods ["ERM","IRM"]`, for every option that is a list.
 
-    The words of a list may begin with one dash (an environment is called "-90%"); the next `--option` ends them. An option
-    that is given again adds to its list. A yes-or-no option without a value means yes.
+    The words of a list may begin with one dash (an environment is called "-90%"); the next `--option` ends them. Given
+    again it takes the place of the first list, or adds to it where the field's metadata say `repeatable`. A yes-or-no option without a
+    value means yes.
     """
     hints = typing.get_type_hints(options) | {"trust": list[str]}
     flags = {f"--{name}" for name, hint in hints.items() if hint is bool}
     lists = {f"--{name}": found for name, hint in hints.items() if (found := _list_of(hint)) is not None}
+    repeatable = {f"--{f.name}" for f in dataclasses.fields(options) if f.metadata.get("repeatable")}
     gathered: list[str] = []
     plain: dict[str, list[str]] = {}
     position = 0
@@ -185,7 +187,7 @@ def _gather_lists(options: type[Any], argv: list[str]) -> list[str]:
         elif len(words) == 1 and words[0].startswith("["):
             value = words[0]
         else:
-            words = plain[word] = [*plain.get(word, []), *words]
+            words = plain[word] = [*(plain.get(word, []) if word in repeatable else []), *words]
             value = json.dumps(words) if typing.get_args(lists[word]) == (str,) else f"[{','.join(words)}]"
         gathered.append(f"{word}={value}")
     return gathered

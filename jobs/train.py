@@ -106,7 +106,7 @@ class Train(Execution):
     keep: int = field(default=2, kw_only=True)
     monitor: str | None = field(default=None, kw_only=True)
     verify_every: int | None = field(default=None, kw_only=True)
-    probe: list[str] = field(default_factory=list, kw_only=True)
+    probe: list[str] = field(default_factory=list, kw_only=True, metadata={"repeatable": True})
     logger: list[str] = field(default_factory=list, kw_only=True)
     engine: str = field(default="gang", kw_only=True)
 

@@ -21,12 +21,14 @@ class Options:
         numbers: some numbers.
         steps: how many.
         note: a word.
+        parts: some words, also one by one.
     """
 
     names: list[str]
     numbers: list[int] = field(default_factory=list)
     steps: int = 3
     note: str | None = None
+    parts: list[str] = field(default_factory=list, metadata={"repeatable": True})
 
 
 def parse(*argv):
@@ -43,14 +45,13 @@ def test_lists_take_words_even_those_that_begin_with_a_dash():
     assert parse("--names", "1") == Options(["1"])
 
 
-def test_an_option_given_again_adds_to_its_list(tmp_path):
-    assert parse("--names", "a", "b", "--numbers=1", "--names=c", "--numbers", "2", "3") == Options(
-        ["a", "b", "c"], [1, 2, 3]
-    )
-    assert parse("--names=a", "--names", '["b"]') == Options(["b"])
+def test_a_list_given_again_takes_the_place_of_the_first_or_adds_to_it(tmp_path):
+    assert parse("--names", "a", "b", "--names=c").names == ["c"]
+    assert parse("--names=a", "--parts", "a", "b", "--parts=c", "--parts", "d").parts == ["a", "b", "c", "d"]
+    assert parse("--names=a", "--parts=a", "--parts", '["b"]').parts == ["b"]
     config = tmp_path / "c.yaml"
-    config.write_text("names: [a]\n")
-    assert parse("--config", str(config), "--names=b", "--names=c").names == ["b", "c"]
+    config.write_text("names: [a]\nparts: [a]\n")
+    assert parse("--config", str(config), "--parts=b", "--parts=c").parts == ["b", "c"]
 
 
 def test_yaml_gives_any_field_and_the_command_line_wins(tmp_path):
