@@ -32,7 +32,7 @@ TITLE = "Identifying Representations for Intervention Extrapolation"
 SOURCE = "Saengkyongam, Rosenfeld, Ravikumar, Pfister & Peters, ICLR 2024, arXiv 2310.04295"
 
 _CURVE = {"rows": 10000, "steps": 1200, "encoder_steps": 3600, "restarts": 2}
-"""Encoders of one action train three times as long: of the settings tried that has the least loss on held-out rows."""
+"""Encoders of one action train three times as long: of all single changes of the recipe that has the least loss on held-out rows."""
 _WORLD = {"rows": 5000, "steps": 1200}
 _PICTURES = {"rows": 3000, "steps": 1200, "batch_size": 256, "side": 20}
 

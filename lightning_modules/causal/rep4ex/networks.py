@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.lightning_import import pl
+
 SLOPE = 0.2
 """Of the leaky ReLU on its negative side."""
+
+_BLOCK = 50
 
 
 class StackedMLP(nn.Module):
@@ -77,3 +81,27 @@ def one_cycle(
     """Adam, which acts on each coordinate alone, under a one-cycle schedule over all steps."""
     optimizer = torch.optim.Adam(list(parameters), lr=lr, fused=True)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2))
+
+
+def blocks(steps: int) -> list[int]:
+    """What a module's `train_dataloader` gives whose `training_step` is `update`: one entry for 50 updates."""
+    return [0] * math.ceil(steps / _BLOCK)
+
+
+def update(module: pl.LightningModule, steps: int, loss: Callable[[], Tensor]) -> None:
+    """Make up to 50 updates of a module with manual optimization, at most `steps` in all.
+
+    An update of networks this small takes as long as Lightning's own work around a step.
+
+    Args:
+        module: with one optimizer and one schedule.
+        steps: of the whole training.
+        loss: draws a batch and gives its loss.
+    """
+    optimizer, schedule = module.optimizers(), module.lr_schedulers()
+    for _ in range(min(_BLOCK, steps - module.global_step)):
+        value = loss()
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        module.manual_backward(value)
+        optimizer.step()  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr]

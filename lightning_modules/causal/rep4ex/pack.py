@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_modules.causal.rep4ex import checks
 from lightning_modules.causal.rep4ex.checks import Array
 from lightning_modules.causal.rep4ex.module import MMRAutoencoder, ramp_at, reconstruction_error
-from lightning_modules.causal.rep4ex.networks import StackedAutoencoder, one_cycle
+from lightning_modules.causal.rep4ex.networks import StackedAutoencoder, blocks, one_cycle, update
 from lightning_modules.causal.rep4ex.statistics import median_distance, moment_restriction
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.trainer import make_trainer
@@ -124,6 +124,7 @@ class AutoencoderPack(pl.LightningModule):
 
     def __init__(self, fits: Sequence[Fit], training: Training) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self._fits, self._training = list(fits), training
         first = fits[0]
         self._scales = [scales(fit.x, fit.a) for fit in fits]
@@ -142,11 +143,14 @@ class AutoencoderPack(pl.LightningModule):
         self._generators = [torch.Generator().manual_seed(fit.seed + 1) for fit in fits]
 
     def train_dataloader(self) -> list[int]:
-        """One entry a step: rows are drawn here, from each model's own generator."""
-        return [0] * self._training.steps
+        """One entry a block of updates: rows are drawn here, from each model's own generator."""
+        return blocks(self._training.steps)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Sum of the models' losses."""
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Descend the sum of the models' losses."""
+        update(self, self._training.steps, self._loss)
+
+    def _loss(self) -> Tensor:
         x, a = self._draw()
         phi, reconstruction = self.networks(x)
         loss: Tensor = reconstruction_error(x, reconstruction).sum()

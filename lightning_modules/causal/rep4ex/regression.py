@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_modules.causal.rep4ex import checks
 from lightning_modules.causal.rep4ex.checks import Array
-from lightning_modules.causal.rep4ex.networks import StackedMLP, one_cycle
+from lightning_modules.causal.rep4ex.networks import StackedMLP, blocks, one_cycle, update
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.lightning_import import pl, quiet_lightning
@@ -45,6 +45,7 @@ class AdditiveNetworks(pl.LightningModule):
 
     def __init__(self, parts: Sequence[Array], y: Array, seed: int, training: RegressionTraining) -> None:
         super().__init__()
+        self.automatic_optimization = False
         self._training = training
         self._scales = [(part.mean(0), np.maximum(part.std(0), 1e-12)) for part in parts]
         self._level, self._size = float(y.mean()), max(float(y.std()), 1e-12)
@@ -60,11 +61,14 @@ class AdditiveNetworks(pl.LightningModule):
         self._generator = torch.Generator().manual_seed(seed + 1)
 
     def train_dataloader(self) -> list[int]:
-        """One entry a step."""
-        return [0] * self._training.steps
+        """One entry a block of updates."""
+        return blocks(self._training.steps)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean squared error of a batch."""
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Descend the mean squared error of batches."""
+        update(self, self._training.steps, self._loss)
+
+    def _loss(self) -> Tensor:
         size = min(self._training.batch_size, len(self.y))
         rows = torch.randint(len(self.y), (size,), generator=self._generator).to(self.y.device)
         total = torch.zeros_like(self.y[rows])

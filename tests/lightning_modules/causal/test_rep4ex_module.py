@@ -22,11 +22,20 @@ from lightning_modules.causal.rep4ex.data import ActionData
 from lightning_modules.causal.rep4ex.extrapolation import CoverageWarning, InterventionExtrapolator
 from lightning_modules.causal.rep4ex.module import MMRAutoencoder, ramp_at
 from lightning_modules.causal.rep4ex.networks import StackedAutoencoder
-from lightning_modules.causal.rep4ex.pack import Fit, Training, held_out_loss, scales, train_autoencoders
+from lightning_modules.causal.rep4ex.pack import (
+    AutoencoderPack,
+    Fit,
+    Training,
+    held_out_loss,
+    scales,
+    train_autoencoders,
+)
 from lightning_modules.causal.rep4ex.scm import InterventionSCM
 from lightning_modules.causal.rep4ex.statistics import linearity_ratio, median_distance, mmr_statistic
 from lightning_modules.causal.rep4ex.tables import extrapolate_table, read_columns
 from lightning_modules.errors import InputError
+from lightning_modules.fitting.trainer import make_trainer
+from lightning_modules.lightning_import import quiet_lightning
 from lightning_modules.user_modules import read_user_module
 
 METHOD, DATA = (
@@ -90,6 +99,20 @@ def test_a_pack_is_each_model_alone():
         assert one.module.encode(fit.x) == pytest.approx(alone.module.encode(fit.x), abs=2e-3)
         assert one.reconstruction == pytest.approx(alone.reconstruction, rel=1e-3)
     assert np.abs(together[0].module.encode(sample.x) - together[1].module.encode(sample.x)).max() > 0.1
+
+
+def test_blocks_of_updates_are_as_many_as_asked_for():
+    sample = InterventionSCM(seed=0).sample(100)
+    pack = AutoencoderPack([Fit(sample.x, sample.a, 2)], Training(steps=60, batch_size=20))
+    before = [weight.detach().clone() for weight in pack.parameters()]
+    drawn = []
+    draw = pack._draw
+    pack._draw = lambda: drawn.append(pack.global_step) or draw()
+    with quiet_lightning():
+        make_trainer(60, []).fit(pack)
+    assert drawn == list(range(60))
+    assert pack.lr_schedulers().last_epoch == 60
+    assert all((old != new).any() for old, new in zip(before, pack.parameters(), strict=True))
 
 
 def test_training_repeats_exactly_and_draws_nothing_global():
