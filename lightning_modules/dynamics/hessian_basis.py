@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,9 @@ from lightning_modules.dynamics.curvature import HessianProduct, top_eigenpairs
 from lightning_modules.dynamics.flat import LossesAt
 from lightning_modules.dynamics.recorder import Checkpoints
 from lightning_modules.errors import InputError
+
+_DEEPEST = 1e12
+"""How far the span of the directions so far is sunk at most."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class HessianBasis:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("k", self.k), ("every", self.every), ("limit", self.limit or 1)):
+        limit = 1 if self.limit is None else self.limit
+        for name, value in (("k", self.k), ("every", self.every), ("limit", limit), ("iterations", self.iterations)):
             if value < 1:
                 raise InputError(f"{name}: is {value}; give 1 or more")
 
@@ -68,12 +71,12 @@ class HessianBasis:
         if self.shuffle is not None:
             chosen = list(np.random.default_rng(self.shuffle).permutation(chosen))
         size = checkpoints.size
-        count = min(self.limit or math.inf, self.k * len(chosen))
+        count = self.k * len(chosen) if self.limit is None else min(self.limit, self.k * len(chosen))
         if count > size:
             raise InputError(f"basis: {count} directions for {size} parameters; take a longer `every` or a `limit`")
         vectors, parts, steps = checkpoints[0].new_empty(0, size), list[tuple[Tensor, Tensor]](), list[int]()
         for t in chosen:
-            k = int(min(self.k, count - len(vectors)))
+            k = min(self.k, count - len(vectors))
             if k < 1:
                 break
             product = HessianProduct(losses, checkpoints[t])
@@ -107,6 +110,9 @@ def next_directions(
 
     Returns:
         Vectors [k, D], orthonormal and orthogonal to B; eigenvalues [k]; residuals [k].
+
+    Raises:
+        InputError: no room for so many directions.
     """
     size, device, dtype = vectors.shape[1], vectors.device, vectors.dtype
     if len(vectors) + k > size:
@@ -121,11 +127,15 @@ def next_directions(
         outside = vector - inside
         return _outside(product(outside), vectors) - sunk * inside
 
-    while True:
+    while sunk < _DEEPEST:
         pairs = top_eigenpairs(projected, size, k, start, tolerance, iterations, device, dtype, seed)
         if not len(vectors) or float((pairs.vectors @ vectors.T).square().sum(1).max()) < 0.5:
             break
         sunk *= 10
+    else:
+        raise InputError(
+            "basis: the Hessian bends down without end; its weights are of no use, leave the checkpoint out"
+        )
     found = list[Tensor]()
     for vector in pairs.vectors:
         others = torch.cat([vectors, *(v[None] for v in found)])

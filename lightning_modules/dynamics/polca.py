@@ -27,8 +27,8 @@ from lightning_modules.errors import InputError
 Order = Literal["1", "trapezoid", "ratio", "exact"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 
-_FLAT = 1e-12
-"""Change of the mean gradient along b, relative to the gradient there, below which the ratio form is undefined."""
+_FLAT = 8
+"""Change of the mean slope along b, in rounding errors of the examples' slopes, below which the ratio form is undefined."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Interval:
     losses_after: Tensor
 
     def contributions(self, order: Order) -> Tensor:
-        """A [K, n].
+        """A [K, n]; in the ratio form the trapezoid's where the mean slope does not change, since the ratio is 0 / 0 there.
 
         Raises:
             InputError: an order that is unknown, or needs the curvature that is not there.
@@ -70,7 +70,8 @@ class Interval:
             return self.before * c + 0.5 * self.curvature * c.square()
         bend = self.after - self.before
         whole = bend.mean(1, keepdim=True)
-        flat = whole.abs() <= _FLAT * self.before.mean(1, keepdim=True).abs()
+        rounding = torch.finfo(whole.dtype).eps * (self.before.abs() + self.after.abs()).mean(1, keepdim=True)
+        flat = whole.abs() <= _FLAT * rounding
         share = bend / torch.where(flat, torch.ones_like(whole), whole)
         mean_curvature = self.curvature.mean(1, keepdim=True)
         ratio = self.before * c + 0.5 * mean_curvature * c.square() * share

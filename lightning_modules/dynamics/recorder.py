@@ -70,7 +70,13 @@ class Checkpoints:
         return Checkpoints(self.steps, self._weights, dtype or self._dtype, device or self._device)
 
     def every(self, steps: int) -> Checkpoints:
-        """Those among them that lie so many steps apart, from the first one on."""
+        """Those among them that lie so many steps apart, from the first one on.
+
+        Raises:
+            InputError: fewer than 2 do.
+        """
+        if steps < 1:
+            raise InputError(f"checkpoints: are asked for every {steps} steps; give 1 or more")
         kept = [t for t, step in enumerate(self.steps) if (step - self.steps[0]) % steps == 0]
         return Checkpoints([self.steps[t] for t in kept], [self._weights[t] for t in kept], self._dtype, self._device)
 
@@ -114,7 +120,9 @@ class CheckpointRecorder(pl.Callback):
         self._found: list[Tensor] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Record what it begins, or goes on, with."""
+        """Record what it begins, or goes on, with; a training that begins anew replaces what was recorded before."""
+        if trainer.global_step == 0:
+            self._steps, self._found = [], []
         self._record(trainer.global_step, pl_module)
 
     def on_train_batch_end(

@@ -39,7 +39,8 @@ class Graph:
         if edges.ndim != 2 or edges.shape[1:] != (2,) or not len(edges):
             raise InputError(f"edges: have shape {list(edges.shape)}; give [E, 2] with one edge or more")
         if edges.min() < 0 or edges.max() >= self.n:
-            raise InputError(f"edges: name node {edges.max()} of {self.n}; give numbers from 0 to {self.n - 1}")
+            wrong = edges.min() if edges.min() < 0 else edges.max()
+            raise InputError(f"edges: name node {wrong} of {self.n}; give numbers from 0 to {self.n - 1}")
         ends = np.sort(edges, 1)
         if (ends[:, 0] == ends[:, 1]).any():
             raise InputError("edges: one goes from a node to itself; leave it out")
@@ -64,16 +65,24 @@ class Graph:
 
         Of several shortest paths it is the one whose nodes come first.
         """
-        found, seen = np.full(self.n, -1), np.zeros(self.n, bool)
-        seen[source] = True
+        return self._search(source)[0]
+
+    def levels(self, source: int) -> Array:
+        """Distance [n] from `source`; -1 where there is no path."""
+        return self._search(source)[1]
+
+    def _search(self, source: int) -> tuple[Array, Array]:
+        """Parents and levels [n] of a breadth-first search."""
+        parents, levels = np.full(self.n, -1), np.full(self.n, -1)
+        levels[source] = 0
         waiting = deque([source])
         while waiting:
             node = waiting.popleft()
             for other in self.neighbours[node]:
-                if not seen[other]:
-                    seen[other], found[other] = True, node
+                if levels[other] < 0:
+                    levels[other], parents[other] = levels[node] + 1, node
                     waiting.append(int(other))
-        return found
+        return parents, levels
 
     def shortest_path(self, source: int, target: int) -> tuple[int, ...]:
         """Nodes from `source` to `target`, both included.
@@ -224,11 +233,10 @@ def rooted(graph: Graph, root: int) -> Graph:
     leaves = [node for node in range(graph.n) if len(graph.neighbours[node]) == 1 and node != root]
     if not leaves:
         raise InputError("root: no arm ends at a node of one edge; give queries of source and target instead")
-    steps = _levels(graph, root)
+    parents, steps = graph.parents(root), graph.levels(root)
     edges = graph.edges.copy()
     turned = steps[edges[:, 0]] > steps[edges[:, 1]]
     edges[turned] = edges[turned, ::-1]
-    parents = graph.parents(root)
     return Graph(graph.n, edges, root, tuple(_walk(graph, parents, root, leaf) for leaf in leaves), graph.names)
 
 
@@ -248,19 +256,6 @@ def _rooted(paths: Array, seed: int | None) -> Graph:
     _, first = np.unique(steps, axis=0, return_index=True)
     arms = tuple(tuple(path) for path in paths.tolist())
     return Graph(n, steps[np.sort(first)], arms[0][0], arms)
-
-
-def _levels(graph: Graph, root: int) -> Array:
-    """Distance [n] from the root; -1 where there is no path."""
-    found, waiting = np.full(graph.n, -1), deque([root])
-    found[root] = 0
-    while waiting:
-        node = waiting.popleft()
-        for other in graph.neighbours[node]:
-            if found[other] < 0:
-                found[other] = found[node] + 1
-                waiting.append(int(other))
-    return found
 
 
 def _walk(graph: Graph, parents: Array, root: int, leaf: int) -> tuple[int, ...]:

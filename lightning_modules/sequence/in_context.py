@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_modules.errors import InputError
-from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.hyperparameters import Choice, IntLogUniform, LogUniform
-from lightning_modules.lightning_import import pl, quiet_lightning
+from lightning_modules.lightning_import import pl
 from lightning_modules.sequence.decoders import Mixer, make_decoder
 from lightning_modules.sequence.decoding import decode
-from lightning_modules.sequence.schedules import Shape, adamw, lightning_schedule, warmup_schedule
+from lightning_modules.sequence.schedules import Shape
+from lightning_modules.sequence.training import check_numbers, warmed_up
 from lightning_modules.sequence.transformer import TransformerConfig
 
 _VALIDATION_STEP = 2**31
@@ -178,8 +178,7 @@ class InContextModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 < lr < np.inf:
-            raise InputError(f"lr: is {lr}; give a number above 0")
+        check_numbers({"lr": lr, "init_std": init_std}, {"weight_decay": weight_decay})
         self.save_hyperparameters()
         self.model: Any = None
         self._sizes: dict[str, int] = {}
@@ -229,11 +228,7 @@ class InContextModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warmed up."""
-        options, steps = self.hparams, max(1, int(self.trainer.max_steps))
-        optimizer = adamw(self, options["lr"], options["weight_decay"])
-        warmup = min(options["warmup"], steps)
-        schedule = warmup_schedule(optimizer, warmup, steps, options["final_share"], options["schedule"])
-        return {"optimizer": optimizer, "lr_scheduler": lightning_schedule(schedule)}
+        return warmed_up(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save how large the examples were."""
@@ -262,19 +257,3 @@ class InContextModule(pl.LightningModule):
         if hidden >= 0:
             inputs = torch.cat([inputs[:, :prefix], torch.full_like(targets[:, 1:], hidden)], 1)
         return self.model.logits(self.model.features(inputs)[:, prefix - 1 :]), targets
-
-
-def fit(module: InContextModule, data: InContextData, steps: int) -> None:
-    """Train in place, without validation.
-
-    Args:
-        module: what is trained.
-        data: stars.
-        steps: parameter updates.
-    """
-    if steps < 1:
-        raise InputError(f"steps: is {steps}; give 1 or more")
-    with quiet_lightning():
-        trainer = make_trainer(steps, [], num_sanity_val_steps=0, limit_val_batches=0)
-        trainer.fit(module, datamodule=data)
-    module.cpu()

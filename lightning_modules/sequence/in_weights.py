@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_modules.dynamics.geometry.recall import top_k_recall
 from lightning_modules.errors import InputError
-from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.hyperparameters import Choice, IntLogUniform, LogUniform
-from lightning_modules.lightning_import import pl, quiet_lightning
+from lightning_modules.lightning_import import pl
 from lightning_modules.sequence.decoders import Mixer, make_decoder
 from lightning_modules.sequence.decoding import decode
 from lightning_modules.sequence.in_weights_data import Batch, InWeightsData
 from lightning_modules.sequence.path_tasks import NOTHING, InWeightsDataset
-from lightning_modules.sequence.schedules import Shape, adamw, lightning_schedule, warmup_schedule
+from lightning_modules.sequence.schedules import Shape
+from lightning_modules.sequence.training import check_numbers, warmed_up
 from lightning_modules.sequence.transformer import Transformer, TransformerConfig
 
 _SAVED = "in_weights"
@@ -79,12 +78,7 @@ class InWeightsModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("path_weight", path_weight), ("weight_decay", weight_decay)):
-            if not 0 <= value < np.inf:
-                raise InputError(f"{name}: is {value}; give 0 or more")
-        for name, value in (("lr", lr), ("init_std", init_std)):
-            if not 0 < value < np.inf:
-                raise InputError(f"{name}: is {value}; give a number above 0")
+        check_numbers({"lr": lr, "init_std": init_std}, {"path_weight": path_weight, "weight_decay": weight_decay})
         self.save_hyperparameters()
         self.model: Transformer | None = None
         self._prefix = 0
@@ -186,11 +180,7 @@ class InWeightsModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, warmed up and decayed."""
-        options, steps = self.hparams, max(1, int(self.trainer.max_steps))
-        optimizer = adamw(self, options["lr"], options["weight_decay"])
-        warmup = min(options["warmup"], steps)
-        schedule = warmup_schedule(optimizer, warmup, steps, options["final_share"], options["schedule"])
-        return {"optimizer": optimizer, "lr_scheduler": lightning_schedule(schedule)}
+        return warmed_up(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save how large the graph was."""
@@ -250,20 +240,3 @@ class InWeightsModule(pl.LightningModule):
 def _config(options: Any, vocabulary: int, context: int) -> TransformerConfig:
     names = ("layers", "width", "heads", "tie", "freeze_embeddings", "init_std", "embedding_std", "fused")
     return TransformerConfig(vocabulary, context, **{name: options[name] for name in names})
-
-
-def fit(module: InWeightsModule, data: InWeightsData, steps: int, callbacks: tuple[pl.Callback, ...] = ()) -> None:
-    """Train in place, without validation.
-
-    Args:
-        module: what is trained.
-        data: a graph.
-        steps: parameter updates.
-        callbacks: that watch.
-    """
-    if steps < 1:
-        raise InputError(f"steps: is {steps}; give 1 or more")
-    with quiet_lightning():
-        trainer = make_trainer(steps, list(callbacks), num_sanity_val_steps=0, limit_val_batches=0)
-        trainer.fit(module, datamodule=data)
-    module.cpu()

@@ -18,13 +18,15 @@ from lightning_modules.dynamics.geometry.cosines import (
     edge_cosine,
     end_cosines,
 )
-from lightning_modules.dynamics.geometry.node2vec import Node2VecSpectral, gradient_matrix, objective, recall
+from lightning_modules.dynamics.geometry.node2vec import Node2VecSpectral, gradient_matrix, objective
+from lightning_modules.dynamics.geometry.recall import neighbour_recall
 from lightning_modules.dynamics.geometry.spectrum import laplacian_spectrum, transition_matrix
 from lightning_modules.lightning_import import pl
 from lightning_modules.sequence import in_context as reading
 from lightning_modules.sequence.graphs import Graph, cycle, grid, irregular, path_star
-from lightning_modules.sequence.in_weights import InWeightsModule, fit
+from lightning_modules.sequence.in_weights import InWeightsModule
 from lightning_modules.sequence.in_weights_data import InWeightsData
+from lightning_modules.sequence.training import fit
 
 
 class _Curve(pl.Callback):
@@ -57,7 +59,7 @@ def trained(experiment: str, method: str, seed: int, values: dict[str, Any]) -> 
 
     every = min(values["steps"], max(CURVE_STEPS, values["steps"] // 40))
     curve = _Curve(measure, every)
-    fit(module, data, values["steps"], (curve,))
+    fit(module, data, values["steps"], [curve])
     found = curve.rows + scalar_rows(measure(), values["steps"])
     if seed == 0 and (experiment, method) in HEAT_MAPS and values.get("target", "path") == "path":
         table = end_cosines(module.node_vectors().numpy(), leaves, firsts).table
@@ -71,7 +73,7 @@ def in_context(seed: int, values: dict[str, Any]) -> list[MetricRow]:
     values = {**values, "seed": seed}
     module = reading.InContextModule(**_among(reading.InContextModule, values))
     data = reading.InContextData(**_among(reading.InContextData, values))
-    reading.fit(module, data, values["steps"])
+    fit(module, data, values["steps"])
     return scalar_rows(module.measure(data.validation))
 
 
@@ -98,7 +100,7 @@ def node2vec(method: str, seed: int, graph: str, steps: int = 1) -> list[MetricR
     found: list[MetricRow] = []
     for step, v in done.history:
         energies = spectrum.energies(v)
-        known = {"share": spectrum.share(v), "recall": recall(torch.from_numpy(v), r, (r > 0).sum(1))}
+        known = {"share": spectrum.share(v), "recall": neighbour_recall(torch.from_numpy(v @ v.T), r)}
         known |= {"edge cosine": edge_cosine(v, chosen.edges), "correlation": distance_correlation(v, distances)}
         known |= {f"energy {i}": float(energy) for i, energy in enumerate(energies)}
         left = gradient_matrix(torch.from_numpy(v), r).numpy() @ spectrum.vectors
@@ -133,7 +135,7 @@ def tiny(seed: int, graph: str, steps: int) -> list[MetricRow]:
         return known | {"recall": module.measure(data.dataset)["edge_recall"]}
 
     curve = _Curve(measure, 20)
-    fit(module, data, steps, (curve,))
+    fit(module, data, steps, [curve])
     rows = curve.rows + scalar_rows(measure())
     for at, cosine in zip(*distance_profile(module.node_vectors().numpy(), distances), strict=True):
         rows += scalar_rows({"cosine": cosine}, int(at), "distance")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jobs.claims import NamedFigure, Results
+from jobs.drawing import panels
 from jobs.papers.geometric_memory.names import (
     DIRECTION,
     FROZEN,
@@ -61,22 +62,15 @@ def figures(results: Results) -> list[NamedFigure]:
     return drawn
 
 
-def _new(panels: int, width: float = 3.6) -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * panels + 0.6, 3.4), layout="constrained")
-    return figure, figure.subplots(1, panels, squeeze=False)[0]
-
-
 def _heat_maps(results: Results) -> Figure:
     shown = [(name, kind) for name, kind in (("trained", IN_WEIGHTS), ("frozen", FROZEN)) if heat_map(results, kind)]
-    figure, axes = _new(len(shown))
+    figure, axes = panels(len(shown), size=(3.6 * len(shown) + 0.6, 3.4))
     for axis, (name, experiment) in zip(axes, shown, strict=True):
         image = axis.imshow(heat_map(results, experiment), vmin=-1, vmax=1, cmap="RdBu_r")
         axis.set_title(f"{name} embeddings", fontsize="medium")
         axis.set_xlabel("first node of arm")
         axis.set_ylabel("leaf of arm")
-    figure.colorbar(image, ax=axes.tolist(), shrink=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.8)
     return figure
 
 
@@ -89,7 +83,7 @@ def heat_map(results: Results, experiment: str) -> list[list[float]]:
 
 
 def _controls(results: Results) -> Figure:
-    figure, axes = _new(1, 8.4)
+    figure, axes = panels(size=(9, 3.4))
     shown = [(name, at) for name, at in _CONTROLS if results.values("full_path", **at, environment="")]
     for number, (metric, label) in enumerate((("train_full_path", "trained"), ("full_path", "held out"))):
         heights = [results.mean(metric, **at, environment="") for _, at in shown]
@@ -104,7 +98,7 @@ def _controls(results: Results) -> Figure:
 
 
 def _course(results: Results) -> Figure:
-    figure, axes = _new(1, 6.4)
+    figure, axes = panels(size=(7, 3.4))
     at = {"experiment": IN_WEIGHTS, "target": "path", "environment": "curve", "seed": 0}
     shown = (
         ("edge_recall", "edges"),
@@ -124,7 +118,7 @@ def _course(results: Results) -> Figure:
 
 def _energies(results: Results) -> Figure:
     known = [graph for graph in GRAPHS if results.rows(experiment=NODE2VEC, method="node2vec", graph=graph)]
-    figure, axes = _new(len(known), 3.0)
+    figure, axes = panels(len(known), size=(3.0 * len(known) + 0.6, 3.4))
     for axis, graph in zip(axes, known, strict=True):
         at = {"experiment": NODE2VEC, "method": "node2vec", "graph": graph}
         kept = int(results.mean("kept", **at))
@@ -142,7 +136,7 @@ def _energies(results: Results) -> Figure:
 
 
 def _tiny(results: Results) -> Figure:
-    figure, axes = _new(1, 5.0)
+    figure, axes = panels(size=(5.6, 3.4))
     for number, (experiment, label) in enumerate(((NODE2VEC, "Node2Vec"), (TINY, "transformer"))):
         heights = [last(results, "correlation", experiment, graph) for graph in GRAPHS]
         places = [place + 0.4 * number - 0.2 for place in range(len(GRAPHS))]

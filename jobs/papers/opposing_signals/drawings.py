@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.claims import NamedFigure, Results
+from jobs.drawing import panels
 from jobs.papers.opposing_signals.names import BETAS, LINEAR, NATURAL, OPTIMIZERS, PLANTED, RATES, A, B
 from jobs.papers.opposing_signals.statements import best_setting
 
@@ -42,18 +43,11 @@ def figures(results: Results) -> list[NamedFigure]:
     return drawn
 
 
-def _new(rows: int, columns: int, height: float) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.5, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False, sharex=rows > 1)
-
-
 _SEED_0: dict[str, Any] = {"experiment": PLANTED, "seed": 0, "m": 30, "magnitude": 10.0}
 
 
 def _planted(results: Results) -> Any:
-    figure, ((above,), (middle,), (below,)) = _new(3, 1, 6.5)
+    figure, (above, middle, below) = panels(1, 3, (7.5, 6.5))
     for mode, colour in (("opposing", _ORANGE), ("same", _BLUE), ("none", _GREY)):
         curve = results.curve("sharpness over 2/eta", "step", **_SEED_0, method=mode)
         above.plot(*curve, color=colour, label=mode, linewidth=1.2)
@@ -72,7 +66,7 @@ def _planted(results: Results) -> Any:
 
 
 def _block(results: Results) -> Any:
-    figure, ((axes,),) = _new(1, 1, 2.8)
+    figure, (axes,) = panels(1, 1, (7.5, 2.8))
     for group, colour in ((A, _GREEN), (B, _ORANGE)):
         at = {**_SEED_0, "method": "opposing", "environment": group}
         steps, values = results.curve("probability of the class", "step", **at)
@@ -84,7 +78,7 @@ def _block(results: Results) -> Any:
 
 
 def _natural(results: Results) -> Any:
-    figure, ((above,), (below,)) = _new(2, 1, 4.8)
+    figure, (above, below) = panels(1, 2, (7.5, 4.8))
     at: dict[str, Any] = {"experiment": NATURAL, "method": "Digits", "seed": 0}
     above.plot(*results.curve("sharpness over 2/eta", "step", **at), color=_ORANGE, linewidth=1.2)
     above.axhline(1, color="black", linestyle=":", linewidth=1)
@@ -101,7 +95,7 @@ def _natural(results: Results) -> Any:
 
 
 def _linear(results: Results) -> Any:
-    figure, ((axes,),) = _new(1, 1, 3.6)
+    figure, (axes,) = panels(1, 1, (7.5, 3.6))
     at: dict[str, Any] = {"experiment": LINEAR, "alpha": 20.0}
     for size, colour in zip(BETAS, (_GREY, _BLUE, _GREEN, _ORANGE, "#cc79a7"), strict=True):
         steps, values = results.curve("sharpness", "step", **at, environment=f"beta={size:g}")
@@ -117,7 +111,7 @@ def _linear(results: Results) -> Any:
 
 
 def _optimizers(results: Results) -> Any:
-    figure, (pair,) = _new(1, 2, 3.2)
+    figure, pair = panels(2, 1, (7.5, 3.2))
     for axes, mode in zip(pair, ("opposing", "none"), strict=True):
         for name, colour in zip(RATES, (_BLUE, _ORANGE, _GREY, _GREEN), strict=True):
             setting = best_setting(results, name, mode)[0]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.claims import NamedFigure, Results
+from jobs.drawing import panels
 from jobs.papers.polca.names import (
     ADDITION,
     ADDITION_BASES,
@@ -45,15 +46,8 @@ def figures(results: Results) -> list[NamedFigure]:
     return drawn
 
 
-def _axes(count: int) -> tuple[Figure, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.0 + 3.6 * (count - 1), 3.6), layout="constrained")
-    return figure, list(figure.subplots(1, count, squeeze=False)[0])
-
-
 def _losses(results: Results) -> Figure:
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = panels(1)
     for place, colour in zip(PLACES, _COLOURS, strict=False):
         axes.plot(*results.curve(place, "step", **_AT, environment="place"), color=colour, label=place)
     axes.set_xlabel("step")
@@ -64,7 +58,7 @@ def _losses(results: Results) -> Figure:
 
 
 def _captured(results: Results) -> Figure:
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = panels(1)
     bases = [name for name in ADDITION_BASES if results.rows(**_AT, environment=name, metric="captured")]
     for number, (metric, label) in enumerate((("captured, order 1", "first order"), ("captured", "trapezoid"))):
         values = [results.mean(metric, **_AT, environment=name) for name in bases]
@@ -80,7 +74,7 @@ def _captured(results: Results) -> Figure:
 
 
 def _planted(results: Results) -> Figure:
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = panels(2)
     at = {"experiment": PLANTED, "environment": "curve", "seed": 0}
     curves = {metric: results.curve(metric, "step", **at) for metric in ("best cluster", "others", "mean loss")}
     for (metric, (steps, values)), colour in zip(curves.items(), _COLOURS, strict=False):
@@ -102,7 +96,7 @@ def _planted(results: Results) -> Figure:
 
 
 def _intervals(results: Results) -> Figure:
-    figure, (axes,) = _axes(1)
+    figure, (axes,) = panels(1)
     steps, shares = results.curve("share", "step", experiment=INTERVALS)
     missed = [1 - share for share in shares]
     axes.plot(steps, missed, "o", color=_COLOURS[0], label="measured")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobs.claims import NamedFigure, Results
+from jobs.drawing import panels
 from jobs.papers.self_reflective_vae.names import (
     BITS_A_ROW,
     DRAWN,
@@ -66,16 +67,8 @@ def figures(results: Results) -> list[NamedFigure]:
     return drawn
 
 
-def _axes(count: int) -> tuple[Figure, list[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.5, 3.4), layout="constrained")
-    axes = [figure.add_subplot(1, count, number + 1) for number in range(count)]
-    return figure, axes
-
-
 def _gaps(results: Results) -> Figure:
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = panels(2)
     for metric, colour in (("mean-field gap", _COLOURS[1]), ("self-reflective gap", _COLOURS[0])):
         left.plot(*results.curve(metric, "shift", experiment=SPLIT), marker="o", color=colour, label=metric)
     left.set_xlabel("part of z_{l-1} that the bijection adds")
@@ -93,7 +86,7 @@ def _gaps(results: Results) -> Figure:
 
 
 def _bounds(results: Results) -> Figure:
-    figure, axes = _axes(2)
+    figure, axes = panels(2)
     for panel, chain in zip(axes, ("scalar", "vector"), strict=True):
         for family, colour in (("self_reflective", _COLOURS[0]), ("independent", _COLOURS[1])):
             at = {"experiment": TRAINED, "method": family, "chain": chain, "evidence": "all", "net": "linear"}
@@ -113,7 +106,7 @@ def _arms(results: Results, experiment: str) -> list[str]:
 
 
 def _digit_bounds(results: Results, experiment: str) -> Figure:
-    figure, (left, right) = _axes(2)
+    figure, (left, right) = panels(2)
     for arm, colour in zip(_arms(results, experiment), _COLOURS, strict=False):
         at = {"experiment": experiment, "method": arm}
         found = {row["metric"] for row in results.rows(**at) if row["metric"].startswith("bound ")}
@@ -150,8 +143,8 @@ def _samples(results: Results, experiment: str) -> Figure:
     lines = [("data", _images(results, experiment, arms[0], "data"))]
     lines += [(WORDS[arm], _images(results, experiment, arm, "samples")) for arm in arms]
     figure = Figure(figsize=(8.5, 0.72 * len(lines)), layout="constrained")
-    panels = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
-    for panel, (name, images) in zip(panels, lines, strict=True):
+    strips = figure.subplots(len(lines), 1, squeeze=False)[:, 0]
+    for panel, (name, images) in zip(strips, lines, strict=True):
         side = BITS_A_ROW
         strip = [[bit for image in images[:DRAWN] for bit in image[side * i : side * (i + 1)]] for i in range(side)]
         panel.imshow(strip, cmap="gray_r", vmin=0, vmax=1)
@@ -162,10 +155,8 @@ def _samples(results: Results, experiment: str) -> Figure:
 
 
 def _sweep(results: Results) -> Figure:
-    figure, panels = _axes(2)
-    for panel, (metric, title) in zip(
-        panels, (("elbo", "ELBO"), ("bound 200", "importance bound of 200")), strict=True
-    ):
+    figure, both = panels(2)
+    for panel, (metric, title) in zip(both, (("elbo", "ELBO"), ("bound 200", "importance bound of 200")), strict=True):
         for latents, colour in zip((4, 8, 16), _COLOURS, strict=False):
             x, y = results.curve(metric, "blocks", experiment=SWEEP, latents=latents)
             panel.plot(x, y, marker="o", color=colour, label=f"{latents} latents a layer")

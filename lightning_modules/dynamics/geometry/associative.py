@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from lightning_modules.dynamics.geometry.recall import neighbour_recall
 from lightning_modules.dynamics.geometry.spectrum import transition_matrix
 from lightning_modules.errors import InputError
 from lightning_modules.sequence.graphs import Graph
@@ -47,7 +49,7 @@ class AssociativeMemory:
         found = []
         for step in range(steps + 1):
             scores = phi @ self.w.T @ phi.T  # [u, v]
-            found.append(_recall(scores, r))
+            found.append(neighbour_recall(torch.from_numpy(scores), torch.from_numpy(r)))
             if step < steps:
                 p = np.exp(scores - scores.max(1, keepdims=True))
                 p /= p.sum(1, keepdims=True)
@@ -97,11 +99,3 @@ def memory_complexity(graph: Graph, m: int, cells: int, both: bool = False, tied
         graph.n * m * math.log2(cells),
         math.sqrt(graph.n * (1 if tied else 2)),
     )
-
-
-def _recall(scores: Array, r: Array) -> float:
-    scores = scores.copy()
-    np.fill_diagonal(scores, -np.inf)
-    ranks = np.argsort(np.argsort(-scores, 1, kind="stable"), 1)
-    degrees = (r > 0).sum(1)
-    return float((((r > 0) & (ranks < degrees[:, None])).sum(1) / degrees).mean())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_modules.dynamics.geometry.recall import neighbour_recall
 from lightning_modules.dynamics.geometry.spectrum import transition_matrix
 from lightning_modules.errors import InputError
 from lightning_modules.sequence.graphs import Graph
@@ -24,7 +25,7 @@ class Node2VecFit:
         v: V [n, m].
         c: C [n, n] of V.
         history: (step, V at that step), the start included.
-        learned: updates after which all edges are recalled for the first time; None: never.
+        learned: updates after which all edges are recalled for the first time, from 400 on to the next multiple of 400; None: never.
     """
 
     v: Array
@@ -89,13 +90,13 @@ class Node2VecSpectral:
         padded = bool(absent.any())
         present = (~absent).transpose(1, 2).double()
         kept = {0: v.clone()}
-        degrees, learned, waiting = (r > 0).sum(2), torch.full((len(graphs),), -1), set(range(len(graphs)))
+        learned, waiting = torch.full((len(graphs),), -1), set(range(len(graphs)))
         for step in range(1, self._steps + 1):
             p = _softmax(v, absent if padded else None)
             difference = r - (p * present if padded else p)
             v = torch.baddbmm(v, difference + difference.transpose(1, 2), v, alpha=self._lr)
             for row in sorted(waiting) if step <= _CLOSELY or step % _CLOSELY == 0 else ():
-                if recall(v[row], r[row], degrees[row]) == 1.0:
+                if neighbour_recall(v[row] @ v[row].T, r[row]) == 1.0:
                     learned[row] = step
                     waiting.discard(row)
             if step in marks:
@@ -128,17 +129,6 @@ def gradient_matrix(v: Tensor, r: Tensor, absent: Tensor | None = None) -> Tenso
 def objective(v: Tensor, r: Tensor) -> Tensor:
     """J of V [n, m] and R [n, n]."""
     return (r * (v @ v.T).log_softmax(-1)).sum()
-
-
-def recall(v: Tensor, r: Tensor, degrees: Tensor) -> float:
-    """Mean over nodes of the share of their k neighbours among their k largest products, the node itself left out."""
-    scores = v @ v.T
-    scores.fill_diagonal_(-torch.inf)
-    there = degrees > 0
-    scores[:, ~there] = -torch.inf
-    ranks = scores.argsort(1, descending=True).argsort(1)
-    hits = ((r > 0) & (ranks < degrees[:, None])).sum(1)
-    return float((hits[there] / degrees[there]).mean())
 
 
 def _softmax(v: Tensor, absent: Tensor | None) -> Tensor:

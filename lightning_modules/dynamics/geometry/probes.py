@@ -13,7 +13,24 @@ from lightning_modules.errors import InputError
 from lightning_modules.lightning_import import pl
 
 
-class EdgeRecall(Probe):
+class _OfGraph(Probe):
+    """Measures before the first step too, and needs no losses of examples.
+
+    Args:
+        every: steps between measurements.
+    """
+
+    needs_losses: ClassVar[bool] = False
+
+    def __init__(self, every: int = 20) -> None:
+        super().__init__(every, 1)
+
+    def begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> ProbeRows | None:
+        """Measure what the training begins with."""
+        return self.measure(trainer, module, trainer.global_step)
+
+
+class EdgeRecall(_OfGraph):
     """Streams `edge_recall`, see `top_k_recall`, of a module that has `hop_scores`, on the graph of its data module.
 
     Args:
@@ -21,14 +38,6 @@ class EdgeRecall(Probe):
     """
 
     name: ClassVar[str] = "edge-recall"
-    needs_losses: ClassVar[bool] = False
-
-    def __init__(self, every: int = 20) -> None:
-        super().__init__(every, 1)
-
-    def begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> ProbeRows:
-        """Measure what the training begins with."""
-        return self.measure(trainer, module, trainer.global_step)
 
     def measure(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> ProbeRows:
         """Measure after a step."""
@@ -38,7 +47,7 @@ class EdgeRecall(Probe):
         return ProbeRows(self.name, step, [("edge_recall", "", value)])
 
 
-class GeometryProbe(Probe):
+class GeometryProbe(_OfGraph):
     """Streams cosines of a module's `node_vectors`, on the graph of its data module.
 
     `edge_cosine`, the mean over edges, and where the graph has arms, over those held out: `diagonal`, mean cosine of an arm's leaf
@@ -49,14 +58,6 @@ class GeometryProbe(Probe):
     """
 
     name: ClassVar[str] = "geometry"
-    needs_losses: ClassVar[bool] = False
-
-    def __init__(self, every: int = 20) -> None:
-        super().__init__(every, 1)
-
-    def begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> ProbeRows:
-        """Measure what the training begins with."""
-        return self.measure(trainer, module, trainer.global_step)
 
     def measure(self, trainer: pl.Trainer, module: pl.LightningModule, step: int) -> ProbeRows:
         """Measure after a step."""

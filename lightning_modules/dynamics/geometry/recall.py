@@ -41,3 +41,20 @@ def top_k_recall(scores: Callable[[Tensor], Tensor], sources: Array, targets: Ar
             hits = top.gather(1, torch.from_numpy(wanted).to(found.device))
             total += float(hits.float().mean(1).sum())
     return total / len(nodes)
+
+
+def neighbour_recall(scores: Tensor, r: Tensor) -> float:
+    """Mean over nodes of the share of their k neighbours among their k largest scores, the nodes themselves left out.
+
+    Args:
+        scores: [n, n], of v as a neighbour of u in row u.
+        r: [n, n], above 0 where there is an edge; nodes without any are no candidates and do not count.
+    """
+    edges = r > 0
+    degrees = edges.sum(1)
+    there = degrees > 0
+    scores = scores.clone().fill_diagonal_(-torch.inf)
+    scores[:, ~there] = -torch.inf
+    ranks = scores.argsort(dim=1, descending=True, stable=True).argsort(1)
+    hits = (edges & (ranks < degrees[:, None])).sum(1)
+    return float((hits[there] / degrees[there]).mean())

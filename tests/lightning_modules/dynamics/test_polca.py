@@ -76,6 +76,10 @@ def test_the_ratio_form_falls_back_where_nothing_bends():
     # Gradients that bend, and whose mean does not.
     opposed = polca(lambda theta: torch.stack([theta[0] ** 2, -(theta[0] ** 2)]), checkpoints, torch.eye(2), "ratio")
     assert opposed.values[0].tolist() == [[1.0, -1.0], [0.0, 0.0]]
+    # The mean is rounding alone: divided by, it would blow the ratio up.
+    slopes = torch.tensor([1.0, -1.0 + 1e-7])
+    nearly = polca(lambda theta: slopes * theta[0] ** 2, checkpoints, torch.eye(2), "ratio")
+    assert nearly.values[0].abs().max() < 1.001
 
 
 def tiny(**more):
@@ -222,6 +226,9 @@ def test_principal_components_random_directions_and_axes(planted):
         (lambda run: TrajectoryPCABasis(11).fit(run.checkpoints), "11 principal components of 11 checkpoints"),
         (lambda run: RandomBasis(0), "0 directions are asked for"),
         (lambda run: HessianBasis(0), "k: is 0"),
+        (lambda run: HessianBasis(1, limit=0), "limit: is 0"),
+        (lambda run: HessianBasis(1, iterations=0), "iterations: is 0"),
+        (lambda run: run.checkpoints.every(0), "every 0 steps; give 1 or more"),
         (lambda run: AxisBasis(3, "age"), "by: unknown 'age'; choose from size, moved"),
         (lambda run: polca(run.held_out, run.checkpoints, torch.ones(2, 64)), r"\|B B\^T - I\| is 64"),
         (lambda run: polca(run.held_out, run.checkpoints, torch.eye(64)[:, :63]), r"shape \[64, 63\]"),

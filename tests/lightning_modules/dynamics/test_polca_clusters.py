@@ -174,6 +174,8 @@ def test_a_training_is_recorded_in_memory_or_in_a_folder_that_can_be_read_again(
     assert not torch.equal(found[0], found[1])
     assert found.every(6).steps == [0, 6]
     assert found.to(torch.double)[0].dtype == torch.double
+    trained(memory, 9)  # another training, not the first one gone on
+    assert memory.checkpoints().steps == [0, 3, 6, 9]
     with pytest.raises(InputError, match="every: is 0"):
         CheckpointRecorder(0)
     with pytest.raises(InputError, match="checkpoints: there are 0; give 2 or more"):

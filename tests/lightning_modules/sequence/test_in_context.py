@@ -6,7 +6,8 @@ import torch
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.lightning_import import quiet_lightning
-from lightning_modules.sequence.in_context import InContextData, InContextDataset, InContextModule, fit
+from lightning_modules.sequence.in_context import InContextData, InContextDataset, InContextModule
+from lightning_modules.sequence.training import fit
 from lightning_modules.user_modules import read_user_module
 
 HERE = "lightning_modules.sequence.in_context"

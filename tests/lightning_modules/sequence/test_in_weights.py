@@ -9,8 +9,9 @@ from lightning_modules.dynamics.geometry.probes import EdgeRecall, GeometryProbe
 from lightning_modules.errors import InputError
 from lightning_modules.fitting.trainer import make_trainer
 from lightning_modules.lightning_import import pl, quiet_lightning
-from lightning_modules.sequence.in_weights import InWeightsModule, fit
+from lightning_modules.sequence.in_weights import InWeightsModule
 from lightning_modules.sequence.in_weights_data import InWeightsBatches, InWeightsData
+from lightning_modules.sequence.training import fit
 from lightning_modules.user_modules import read_user_module
 
 SMALL = {"arms": 6, "length": 4, "edges": 36, "paths": 4}
