@@ -154,3 +154,11 @@ def test_what_cannot_be_measured_is_said():
     ):
         with pytest.raises(InputError, match=message):
             make()
+
+
+def test_neighbours_recalled_are_those_among_as_many_largest_scores():
+    r = torch.tensor([[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0.0]])  # a path of three, and a node apart
+    scores = torch.tensor([[9, 3, 2, 8], [3, 9, 1, 8], [2, 1, 9, 8], [8, 8, 8, 9.0]])
+    # Node 0 has its neighbour first, node 1 both, node 2 ranks 0 before its own; itself and the node apart never count.
+    assert neighbour_recall(scores, r) == pytest.approx((1 + 1 + 0) / 3)
+    assert scores[0, 0] == 9  # left as they were
