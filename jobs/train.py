@@ -303,7 +303,13 @@ class _Training:
 
     def _repeat(self, train: Callable[[], Ended]) -> tuple[Ended, int]:
         attempts = 1
-        while (ended := train()).kind == "failed" and attempts <= self._options.retries and not self._stopping():
+        # What is wrong with the data or a setting is wrong the next time too.
+        while (
+            (ended := train()).kind == "failed"
+            and attempts <= self._options.retries
+            and not (ended.error or "").startswith("InputError")
+            and not self._stopping()
+        ):
             print(f"failed, trying again: {_first_line(ended.error)}", file=sys.stderr)
             attempts += 1
         return ended, attempts

@@ -41,7 +41,7 @@ def from_edge_list(path: str | os.PathLike[str], root: str = "") -> Graph:
 
 
 def read_queries(path: str | os.PathLike[str], graph: Graph) -> tuple[tuple[int, ...], ...]:
-    """Read queries, rows `source,target` of node names, and answer each with a shortest path.
+    """Read queries, rows `source,target` of node names (these two words may head them), and answer each with a shortest path.
 
     Args:
         path: a file as `from_edge_list` takes.
@@ -52,6 +52,8 @@ def read_queries(path: str | os.PathLike[str], graph: Graph) -> tuple[tuple[int,
     """
     found: list[tuple[int, ...]] = []
     for row, source, target in _pairs(Path(path), "queries"):
+        if row == 1 and (source, target) == ("source", "target") and source not in (graph.names or ()):
+            continue  # the columns' names
         try:
             if source == target:
                 raise InputError(f"target: is the source {source} itself; leave it out")

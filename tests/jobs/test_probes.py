@@ -133,8 +133,9 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_written(words, me
 
 
 def test_a_module_without_losses_says_what_to_add(nets, capsys):
-    assert train(["--method=watched:Small", *WORDS[1:], "--run=run", "--probe=watched:Losses", "--retries=0"]) == 1
+    assert train(["--method=watched:Small", *WORDS[1:], "--run=run", "--probe=watched:Losses", "--retries=3"]) == 1
     (row,) = Run("run").read("trials").to_pylist()
+    assert row["attempts"] == 1  # it would be missing again
     assert "probe: Small has no per_example_losses(self, batch); add the method" in row["error"]
 
 

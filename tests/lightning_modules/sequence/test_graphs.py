@@ -76,6 +76,8 @@ def test_files_of_edges_are_read_by_name_with_a_root_and_queries(tmp_path, suffi
     questions = tmp_path / "queries.txt"
     questions.write_text("a2,b2\nhub,b1\n")
     answers = read_queries(questions, graph)
+    questions.write_text("source,target\na2,b2\nhub,b1\n")
+    assert read_queries(questions, graph) == answers
     assert [[graph.name(node) for node in path] for path in answers] == [["a2", "a1", "hub", "b1", "b2"], ["hub", "b1"]]
 
 
