@@ -10,12 +10,10 @@ import os
 import shlex
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cluster.errors import InputError
@@ -248,7 +246,7 @@ def _follow(client: JobSubmissionClient, job: str, address: str, cpus: float) ->
 
     try:
         _wait_for_start(client, job, cpus)
-        _run_apart(print_log)
+        asyncio.run(print_log())
         details = _wait_for_end(client, job)
     except (RuntimeError, OSError, aiohttp.ClientError) as error:
         raise InputError(
@@ -256,24 +254,6 @@ def _follow(client: JobSubmissionClient, job: str, address: str, cpus: float) ->
             f"run: follow it with `ray job logs {job} --follow --address {address}`"
         ) from None
     return _report(job, details)
-
-
-def _run_apart(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine in a thread of its own, so that Ctrl-C never waits for a server to say goodbye."""
-    failures: list[Exception] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(work())
-        except Exception as error:  # it is raised where the thread is waited for
-            failures.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)
-    if failures:
-        raise failures[0]
 
 
 def _wait_for_start(client: JobSubmissionClient, job: str, cpus: float) -> None:
