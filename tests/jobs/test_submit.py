@@ -18,9 +18,10 @@ from tests.jobs.ray_head import ROOT, clean_environment, ray_head
 
 __all__ = ["ray_head"]
 
-# Imports this repository's submit whatever the folder that is to travel holds.
+# Imports this repository's submit whatever the folder that is to travel holds. A test run in the background of a shell ignores
+# Ctrl-C, and so would what it starts.
 LAUNCHER = (
-    "import os, sys; sys.path.insert(0, sys.argv.pop(1)); from jobs.submit import main; "
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.path.insert(0, sys.argv.pop(1)); from jobs.submit import main; "
     "os.chdir(sys.argv.pop(1)); sys.exit(main(sys.argv[1:]))"
 )
 
