@@ -53,6 +53,7 @@ CLAIMS = table_schema(
     ("relation", pa.string()),  # measured against reference: equals | at least | at most
     ("scale", pa.string()),
     ("measured_at", pa.timestamp("us", tz="UTC")),  # of several rows for one claim the latest counts
+    ("stated", pa.string()),  # what the paper states, where something smaller is measured; else null
 )
 
 EVENTS = table_schema(

@@ -6,6 +6,7 @@
     run(trial): computes one cell and returns its metric rows.
     claims(results, scale): each statement of the paper beside what was measured.
     figures(results): the paper's central figures, drawn from the stored results alone.
+It may have a NOTE: what a reader of its claims must know, in a sentence or two, shown with them.
 A paper whose cells read a person's own data also has `missing(trial, data)`, which says what a cell lacks in the folder
 `data` (None: nothing), and then `run(trial, data)`.
 `shiftlab reproduce NAME` executes the plan on Ray, stores the rows, and shows the claims; a rerun resumes.
@@ -48,6 +49,7 @@ class Claim:
         source: where the reference is from: "paper" only for what the paper itself states; else "derived", "ours",
             "field standard" or the like, with the place (e.g. "paper, theorem 5.1"; "ours, prototype").
         relation: how the two compare.
+        stated: what the paper itself states, in a sentence, where what is measured here is something smaller.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Claim:
     tolerance: float
     source: str
     relation: Relation = "equals"
+    stated: str = ""
 
     @property
     def holds(self) -> bool:
@@ -146,7 +149,20 @@ def scalar_rows(values: dict[str, float], step: int = 0, environment: str = "", 
 def claim_rows(paper: str, scale: str, at: Any, claims: Sequence[Claim]) -> list[tuple[Any, ...]]:
     """Rows of the table `claims`."""
     return [
-        (paper, c.name, c.reference, c.measured, c.tolerance, c.holds, c.source, c.relation, scale, at) for c in claims
+        (
+            paper,
+            c.name,
+            c.reference,
+            c.measured,
+            c.tolerance,
+            c.holds,
+            c.source,
+            c.relation,
+            scale,
+            at,
+            c.stated or None,
+        )
+        for c in claims
     ]
 
 

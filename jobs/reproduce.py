@@ -128,6 +128,7 @@ def show(options: Reproduce) -> None:
 
 def print_claims(console: Console, options: Reproduce, paper: ModuleType, claims: list[Claim]) -> None:
     """Print the claims as a table and how many hold."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=f"{paper.TITLE}\n{paper.SOURCE}; {options.scale} scale", title_justify="left")
@@ -138,14 +139,17 @@ def print_claims(console: Console, options: Reproduce, paper: ModuleType, claims
     table.add_column("source of the reference", ratio=2)
     for claim in claims:
         verdict = "[green]holds[/]" if claim.holds else "[red]does not hold[/]"
+        stated = f"\n[dim]The paper: {escape(claim.stated)}[/]" if claim.stated else ""
         table.add_row(
-            claim.name,
+            f"{escape(claim.name)}{stated}",
             reference(claim.reference, claim.tolerance, claim.relation),
             number(claim.measured),
             verdict,
             claim.source,
         )
     console.print(table)
+    if note := getattr(paper, "NOTE", ""):
+        console.print(f"Note: {note}", highlight=False, markup=False)
     console.print(f"{sum(c.holds for c in claims)} of {len(claims)} claims hold", highlight=False)
 
 

@@ -22,6 +22,7 @@ class PaperSection:
         scale: "small" or "paper".
         claims: rows of the table `claims`, with `reference_text` and `measured_text`.
         figures: each with its caption.
+        note: what a reader must know; may be empty.
     """
 
     title: str
@@ -29,6 +30,7 @@ class PaperSection:
     scale: str
     claims: list[dict[str, Any]]
     figures: list[tuple[Plot, str]]
+    note: str = ""
 
     @property
     def holding(self) -> int:
@@ -59,5 +61,5 @@ def paper_sections(claims: pa.Table, trials: pa.Table, metrics: pa.Table) -> lis
             row["reference_text"] = reference(row["reference"], row["tolerance"], row["relation"])
             row["measured_text"] = number(row["measured"])
         figures = inline_figure(lambda paper=paper, results=results: paper.figures(results))  # type: ignore[misc]
-        sections.append(PaperSection(paper.TITLE, paper.SOURCE, scale, rows, figures))
+        sections.append(PaperSection(paper.TITLE, paper.SOURCE, scale, rows, figures, getattr(paper, "NOTE", "")))
     return sections

@@ -20,6 +20,7 @@ from jobs.claims import Claim, NamedFigure, cell, scalar_rows, settings
 
 TITLE = "On Squares"
 SOURCE = "Nobody, nowhere, 2026"
+NOTE = "Squares [of numbers] alone."
 
 
 def plan(scale):
@@ -36,7 +37,7 @@ def run(trial):
 def claims(results, scale):
     return [
         Claim("2 squared", 4.0, results.mean("y", x=2), 0.0, "derived here"),
-        Claim("3 squared is below 5", 5.0, results.mean("y", x=3), 0.0, "ours", "at most"),
+        Claim("3 squared is below 5", 5.0, results.mean("y", x=3), 0.0, "ours", "at most", stated="cubes [x^3] grow faster"),
     ]
 
 
@@ -80,8 +81,20 @@ def test_claims_are_stored_printed_and_drawn_and_a_rerun_runs_nothing(toy, capsy
         ("toy_paper", "2 squared", 4.0, True, "equals", "small"),
         ("toy_paper", "3 squared is below 5", 9.0, False, "at most", "small"),
     ]
+    assert [row["stated"] for row in rows] == [None, "cubes [x^3] grow faster"]
+    assert "The paper: cubes [x^3] grow faster" in text
+    assert "Note: Squares [of numbers] alone." in text
     page = page_of(toy)
-    for words in ("On Squares", "3 squared is below 5", "&lt;= 5", "Squares grow", "side of the square", "<svg"):
+    for words in (
+        "On Squares",
+        "3 squared is below 5",
+        "&lt;= 5",
+        "Squares grow",
+        "side of the square",
+        "<svg",
+        "The paper: cubes [x^3]",
+        "Squares [of",
+    ):
         assert words in page, words
     assert main(["toy_paper", "--run", toy, "--workers", "0"]) == 0
     assert "0 run now" in capsys.readouterr().out
