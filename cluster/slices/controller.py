@@ -12,6 +12,7 @@ import numpy as np
 from cluster.crew import Crew, WorkersLostError, deal
 from cluster.errors import InputError
 from cluster.slices.corruption import Detector, find_culprits, mean_loss
+from cluster.slices.faults import Kill
 from cluster.slices.shards import Answered, Asked, ComputePart, Fault, Shard, Vector, slice_task
 
 Policy = Literal["redeal", "drop"]
@@ -116,6 +117,8 @@ class ElasticController:
             raise InputError(f"shards: {shards} cannot be dealt evenly to {slices} slices; give a multiple")
         self._shards, self._policy, self._detector = shards, policy, detector
         self._crew = Crew(partial(slice_task, make, fault), shared, slices, in_process=in_process)
+        if isinstance(fault, Kill) and self._crew.in_process:
+            raise InputError("fault: Kill would end this process; connect to Ray, so that slices have their own")
         self._owner_at_start = deal(range(shards), self._crew.members)
 
     def __enter__(self) -> ElasticController:

@@ -1,6 +1,7 @@
 """Steps over slices: the same bits whoever lives, faults found and their slices named, and the arithmetic of lost time."""
 
 import math
+import time
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from cluster.crew import WorkersLostError
 from cluster.errors import InputError
 from cluster.slices.controller import ElasticController
 from cluster.slices.corruption import Detector
-from cluster.slices.faults import BitFlip, SignFlip, Stuck
+from cluster.slices.faults import BitFlip, Kill, SignFlip, Slow, Stuck
 from cluster.slices.goodput import goodput, simulated_goodput
 from cluster.slices.shards import Answered, Part, Shard, digest
 
@@ -85,12 +86,8 @@ def test_dropping_keeps_the_time_of_a_step_and_changes_the_run():
 
 
 def test_slices_on_actors_give_the_bits_of_this_process_though_one_is_killed_within_a_step(ray_session):
-    def happen(controller, step):
-        if step == 3:  # killed without a word to the controller: it finds out within the step
-            ray_session.kill(controller._crew._members[2])
-
     clean, _ = train(8)
-    found, reports = train(8, happen=happen, in_process=None)
+    found, reports = train(8, fault=Kill(2, step=3), in_process=None)
     assert found.tobytes() == clean.tobytes()
     assert [report.lost for report in reports] == [(2,) if step == 3 else () for step in range(8)]
 
@@ -110,6 +107,7 @@ def test_without_faults_nothing_is_suspicious(policy):
     assert sum(report.replays for report in reports) == 0
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_a_fault_that_comes_and_goes_is_found_by_repetition():
     # Late, when entries are below 2: the top exponent bit makes them huge then, and larger ones vanish (see below).
     fault = BitFlip(2, probability=0.4, seed=1, first=15)
@@ -155,6 +153,14 @@ def test_what_never_looks_suspicious_is_found_by_an_audit_and_stays_until_then()
     assert [step for step, report in enumerate(reports) if report.excluded] == [10]
     assert found.tobytes() != clean.tobytes()  # the errors of steps 7 to 9 stay
     assert train(fault=SignFlip(1, 1.0, first=5), detector=Detector(audit_every=5))[0].tobytes() == clean.tobytes()
+
+
+def test_a_slow_slice_is_waited_for_and_not_blamed():
+    began = time.perf_counter()
+    found, reports = train(2, fault=Slow(1, 0.01), detector=Detector(audit_every=2))
+    assert time.perf_counter() - began >= 0.04
+    assert found.tobytes() == train(2)[0].tobytes()
+    assert not any(report.excluded for report in reports)
 
 
 def test_an_audit_that_finds_nothing_changes_nothing():
@@ -234,6 +240,7 @@ def test_goodput(per_hour, without, with_elasticity):
             "shards: 4 cannot be dealt evenly",
         ),
         (lambda: ElasticController(make_regression, slices=3, shards=4, policy="wait"), "policy: unknown 'wait'"),
+        (lambda: train(1, fault=Kill(0, 0)), "fault: Kill would end this process"),
         (lambda: Detector(ratio=1.0), "ratio: is 1.0"),
         (lambda: Detector(deviations=0), "deviations: is 0"),
         (lambda: Detector(window=1), "window: is 1"),
