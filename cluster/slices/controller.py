@@ -195,7 +195,6 @@ class ElasticController:
 
     def _compute(self, parameters: Vector, step: int, tally: _Tally) -> tuple[dict[int, Answered], dict[int, int]]:
         """Compute all shards, those of slices that die meanwhile by others; returns the answers and who gave them."""
-        attempt = 1 + tally.replays if tally.excluded else 0
         answers: dict[int, Answered] = {}
         owners: dict[int, int] = {}
         while True:
@@ -203,11 +202,12 @@ class ElasticController:
             todo = {index: owner for index, owner in wanted.items() if index not in answers}
             if not todo:
                 break
-            given = self._call(parameters, step, attempt, todo, tally)
+            given = self._call(parameters, step, tally.replays, todo, tally)
             answers.update(given)
             owners.update({index: todo[index] for index in given})
             if self._policy == "drop":
                 break
+        # In shard order, whatever order they came in: a sum in another order has other bits.
         return {index: answers[index] for index in sorted(answers)}, owners
 
     def _again(self, parameters: Vector, step: int, tally: _Tally, owners: Mapping[int, int]) -> dict[int, Answered]:
@@ -247,10 +247,10 @@ class ElasticController:
             raise WorkersLostError("no slice is left")
         if self._detector is not None:
             self._detector.accept(answers)
-        # In shard order, whatever order they came in: a sum in another order has other bits.
-        total = np.zeros_like(next(iter(answers.values())).part.gradient)
-        for index in sorted(answers):
-            total = total + answers[index].part.gradient
+        gradients = [answer.part.gradient for answer in answers.values()]
+        total = gradients[0].copy()
+        for gradient in gradients[1:]:
+            total += gradient
         examples = sum(answer.part.examples for answer in answers.values())
         return StepReport(
             step,
