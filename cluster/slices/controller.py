@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 
 from cluster.crew import Crew, WorkersLostError, deal
 from cluster.errors import InputError

@@ -134,6 +134,35 @@ def load_feature_rows(path: str | os.PathLike[str]) -> FeatureRows:
     return FeatureRows(identity, _features(path, table["features"]), labels, tuple(classes), rooms, logits)
 
 
+def read_columns(
+    path: str | os.PathLike[str], features: Sequence[str], strings: Sequence[str] = (), optional: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Read columns of any name: those of features, and those of strings (integers become strings).
+
+    Args:
+        path: as for `load_table`.
+        features: names of columns that must be there.
+        strings: likewise.
+        optional: names of columns of strings that need not be there.
+
+    Returns:
+        By name: features [n, d] float32, and strings [n].
+
+    Raises:
+        InputError: as `load_table`, for what is read.
+    """
+    path = Path(path)
+    table = _read(path, (*features, *strings), optional)
+    if not len(table):
+        raise InputError(f"{path}: has no rows; fill it")
+    arrays = {name: _features(path, table[name], name) for name in features}
+    texts = {}
+    for name in (*strings, *(name for name in optional if name in table.column_names)):
+        codes, values = _codes(path, table, name)
+        texts[name] = [values[code] for code in codes]
+    return arrays, texts
+
+
 @dataclass(frozen=True)
 class TableStream:
     """The rows of a Parquet feature table, read piece by piece and as often as wanted: for tables larger than memory.
@@ -320,14 +349,16 @@ def _select(
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> pa.Table:
     """Make a table of arrays that may come from anywhere."""
     columns: dict[str, pa.Array] = {}
+    first = next(iter(arrays))
     for name, array in arrays.items():
-        if array.ndim != (2 if name in ("features", "logits") else 1):
-            expected = "[n, d]" if name in ("features", "logits") else "[n]"
+        matrix = name == "logits" or name.endswith("features")
+        if array.ndim != (2 if matrix else 1):
+            expected = "[n, d]" if matrix else "[n]"
             raise _bad(path, name, f"has shape {list(array.shape)}, not {expected}; reshape it")
         if array.ndim == 2 and array.shape[1] == 0:
             raise _bad(path, name, "has no numbers in its rows")
-        if len(array) != len(arrays["features"]):
-            raise _bad(path, name, f"has {len(array)} rows, 'features' has {len(arrays['features'])}")
+        if len(array) != len(arrays[first]):
+            raise _bad(path, name, f"has {len(array)} rows, {first!r} has {len(arrays[first])}")
         flat = pa.array(array.reshape(-1))
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1]) if array.ndim == 2 else flat
     return pa.table(columns)

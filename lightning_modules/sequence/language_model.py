@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import LogUniform
 from lightning_modules.lightning_import import pl
+from lightning_modules.sequence.decoders import make_decoder
+from lightning_modules.sequence.experts import ExpertsConfig, router_loss, watched
 from lightning_modules.sequence.schedules import adamw, lightning_schedule, warmup_schedule
-from lightning_modules.sequence.transformer import Transformer, TransformerConfig
+from lightning_modules.sequence.transformer import Positions, TransformerConfig
 
 
 class LanguageModel(pl.LightningModule):
     """Cross-entropy of each token given those before it, from token number `answer_start` on.
 
-    Batches are tokens [B, T], or tuples whose first part they are.
+    Batches are tokens [B, T], or tuples whose first part they are. With experts the training loss also has their balance loss,
+    summed over layers; the losses of tokens have not.
 
     Args:
         vocabulary: V.
@@ -33,9 +36,21 @@ class LanguageModel(pl.LightningModule):
         weight_decay: of AdamW, on all parameters.
         warmup_steps: over which the learning rate rises.
         seed: of the first weights.
+        positions: "learned", "rotary" or "none".
+        taps: positions that are mixed before attention, a position's own and those before it; 1: no mixing.
+        experts: feed-forward networks of a block; 1: a dense one.
+        per_token: experts that a token goes through; each has hidden / per_token hidden units.
+        capacity_factor: of experts in training; 0: no limit.
+        balance_weight: of the balance loss of each layer of experts.
+        z_weight: of the z-loss of each; 1e-3 is usual.
 
     Raises:
         InputError: a value out of range.
+
+    Example:
+        >>> module = LanguageModel(experts=8, per_token=2)
+        >>> module.transformer.blocks[0].feed_forward.up.shape
+        torch.Size([8, 64, 128])
     """
 
     def __init__(
@@ -52,17 +67,29 @@ class LanguageModel(pl.LightningModule):
         weight_decay: Annotated[float, LogUniform(1e-3, 1.0)] = 0.1,
         warmup_steps: int = 100,
         seed: int = 0,
+        positions: Positions = "learned",
+        taps: int = 1,
+        experts: int = 1,
+        per_token: int = 2,
+        capacity_factor: float = 1.25,
+        balance_weight: Annotated[float, LogUniform(1e-4, 1.0)] = 0.01,
+        z_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, value in {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}.items():
+        numbers = {"lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps}
+        for name, value in {**numbers, "balance_weight": balance_weight, "z_weight": z_weight}.items():
             if not (value >= 0 and math.isfinite(value)) or (name == "lr" and value == 0):
                 raise InputError(f"{name}: is {value}; give {'a positive number' if name == 'lr' else '0 or more'}")
         if not 1 <= answer_start < context:
             raise InputError(f"answer_start: is {answer_start}; give 1 to {context - 1}, a place within the context")
         self.save_hyperparameters()
         self._answer_start = answer_start
-        config = TransformerConfig(vocabulary, context, layers, width, heads, hidden=hidden or None, init_std=init_std)
-        self.transformer = Transformer(config, torch.Generator().manual_seed(seed))
+        config = TransformerConfig(
+            vocabulary, context, layers, width, heads, hidden or None, positions, taps, init_std=init_std
+        )
+        sparse = None if experts == 1 else ExpertsConfig(experts, per_token, None, capacity_factor or None)
+        self._router_weights = (balance_weight, z_weight) if sparse else None
+        self.transformer = make_decoder(config, seed=seed, experts=sparse)
 
     def setup(self, stage: str) -> None:
         """Compare the vocabulary with that of the data module.
@@ -94,10 +121,15 @@ class LanguageModel(pl.LightningModule):
         return self.token_losses(batch).mean(1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Mean loss of the batch's tokens."""
-        loss: Tensor = self.token_losses(batch).mean()
+        """Mean loss of the batch's tokens; with experts, plus what keeps their loads even."""
+        with watched(self.transformer) as routings:
+            loss: Tensor = self.token_losses(batch).mean()
         self.log("train_loss", loss.detach())
-        return loss
+        if self._router_weights is None:
+            return loss
+        every = [routing.statistics() for routing in routings]
+        self.log_dict({f"train_{name}": torch.stack([one[name] for one in every]).mean() for name in every[0]})
+        return loss + router_loss(routings, *self._router_weights)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the mean loss and the share of tokens, and of whole sequences, that are predicted right."""

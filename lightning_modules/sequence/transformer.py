@@ -1,4 +1,4 @@
-"""A small decoder-only transformer: pre-norm, causal, learned or rotary positions, tied or untied, with a key-value cache.
+"""A small decoder-only transformer: pre-norm, causal, learned, rotary or no positions, tied or untied, with a key-value cache.
 
 Attention is written with plain operators by default, so that forward-mode derivatives, `torch.func.vmap` and double backward
 go through it; `fused=True` takes torch's kernels instead, which are faster for long sequences.
@@ -7,7 +7,7 @@ go through it; `fused=True` takes torch's kernels instead, which are faster for 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from lightning_modules.errors import InputError
+from lightning_modules.sequence.cache import Cache
+from lightning_modules.sequence.taps import CausalTaps
 
-Positions = Literal["learned", "rotary"]
+Positions = Literal["learned", "rotary", "none"]
+POSITIONS = ("learned", "rotary", "none")
 _ROTARY_BASE = 10_000.0
 
 
@@ -31,7 +34,8 @@ class TransformerConfig:
         width: W of the residual stream.
         heads: of attention; each has W / heads dimensions.
         hidden: of the feed-forward networks; None: 4 W.
-        positions: "learned" vectors added to the embeddings, or "rotary".
+        positions: "learned" vectors added to the embeddings, "rotary", or "none": the causal mask alone tells order then.
+        taps: positions that each channel of attention's input is mixed over, its own and those before it; 1: no mixing.
         tie: whether logits use the embeddings.
         dropout: in training, on embeddings and on what each half of a block adds.
         init_std: of all weights at the start; what writes into the residual stream has init_std / sqrt(2 layers).
@@ -50,6 +54,7 @@ class TransformerConfig:
     heads: int = 4
     hidden: int | None = None
     positions: Positions = "learned"
+    taps: int = 1
     tie: bool = True
     dropout: float = 0.0
     init_std: float = 0.02
@@ -58,13 +63,13 @@ class TransformerConfig:
     fused: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "context", "layers", "width", "heads", "feed_forward"):
+        for name in ("vocabulary", "context", "layers", "width", "heads", "feed_forward", "taps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name}: is {getattr(self, name)}; give 1 or more")
         if self.width % self.heads:
             raise InputError(f"heads: {self.heads} do not divide the width {self.width}; give a divisor")
-        if self.positions not in ("learned", "rotary"):
-            raise InputError(f"positions: unknown {self.positions!r}; choose from learned, rotary")
+        if self.positions not in POSITIONS:
+            raise InputError(f"positions: unknown {self.positions!r}; choose from {', '.join(POSITIONS)}")
         if self.positions == "rotary" and self.head_width % 2:
             raise InputError(f"heads: of odd width {self.head_width} cannot be rotated; give another number of heads")
         if not 0 <= self.dropout < 1:
@@ -81,34 +86,16 @@ class TransformerConfig:
         return 4 * self.width if self.hidden is None else self.hidden
 
 
-@dataclass
-class Cache:
-    """Keys and values of the positions seen so far, by layer [B, H, T, D]; a call of the transformer adds to it."""
-
-    length: int = 0
-    layers: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add positions of a layer; returns all of that layer's."""
-        if layer < len(self.layers):
-            before = self.layers[layer]
-            keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
-            self.layers[layer] = keys, values
-        else:
-            self.layers.append((keys, values))
-        return keys, values
-
-    def select(self, rows: Tensor) -> Cache:
-        """Go on with some of the sequences, or with copies of them."""
-        return Cache(self.length, [(keys[rows], values[rows]) for keys, values in self.layers])
-
-
 class Attention(nn.Module):
-    """Causal multi-head attention: softmax(Q K^T / sqrt(D) + mask) V, heads joined by a linear map."""
+    """Causal multi-head attention: softmax(Q K^T / sqrt(D) + mask) V, heads joined by a linear map.
+
+    With `config.taps` above 1 its input goes through `CausalTaps` first.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self._config = config
+        self.taps = CausalTaps(config.width, config.taps) if config.taps > 1 else None
         self.qkv = linear(config.width, 3 * config.width)
         self.out = linear(config.width, config.width)
 
@@ -116,6 +103,8 @@ class Attention(nn.Module):
         """Mix positions: [B, T, W] -> [B, T, W]."""
         batch, time, width = x.shape
         heads = self._config.heads
+        if self.taps is not None:
+            x = self.taps(x, layer, cache)
         q, k, v = self.qkv(x).view(batch, time, 3, heads, self._config.head_width).permute(2, 0, 3, 1, 4)
         start = 0 if cache is None else cache.length
         if self._config.positions == "rotary":

@@ -77,7 +77,7 @@ def featurize(photos, models, tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Cut 20 images into chunks of the batch size."""
-    monkeypatch.setattr(jobs.featurize, "_SMALLEST_CHUNK", 1)
+    monkeypatch.setattr(jobs.featurize.chunks, "_SMALLEST_CHUNK", 1)
 
 
 def files_of(root):
@@ -176,7 +176,7 @@ def test_of_two_towers_the_one_for_images_is_taken(photos, tmp_path):
     model = transformers.CLIPModel(config)
     model.save_pretrained(tmp_path / "clip")
     encoder = encoders.load_encoder(tmp_path / "clip", image_size=SIZE)
-    found = encoders.encode_files(encoder, files_of(photos)[:3])
+    found = encoder.encode(files_of(photos)[:3])
     given = {"mean": encoder.mean, "std": encoder.std}
     expected = [o.pooler_output for o in by_hand(model.vision_model, files_of(photos)[:3], **given)]
     np.testing.assert_allclose(found, torch.cat(expected).numpy(), atol=1e-5)
@@ -202,8 +202,13 @@ def test_a_bad_image_is_named_and_what_was_encoded_is_kept(
     assert not (tmp_path / "out.parquet").exists()
     bad.write_bytes(content)
     decoded = []
-    original = encoders.decode_image
-    monkeypatch.setattr(encoders, "decode_image", lambda file, size: decoded.append(file) or original(file, size))
+    original = encoders.read_pixels
+
+    def read(file, *arguments):
+        decoded.append(file)
+        return original(file, *arguments)
+
+    monkeypatch.setattr(encoders.images, "read_pixels", read)
     assert featurize(*FOUR) == 0
     assert sorted(decoded) == files_of(photos)[4:8], "the chunk of the bad image alone"
     assert "16 of 20 images are encoded already" in capsys.readouterr().err
@@ -214,7 +219,7 @@ def test_a_bad_image_is_named_and_what_was_encoded_is_kept(
 def test_ctrl_c_keeps_whole_chunks_and_the_same_command_resumes(
     featurize, photos, tmp_path, capsys, small_chunks, monkeypatch
 ):
-    original = encoders.encode_files
+    original = encoders.HubImageEncoder.encode
     calls = []
 
     def encode(*arguments):
@@ -223,7 +228,7 @@ def test_ctrl_c_keeps_whole_chunks_and_the_same_command_resumes(
             os.kill(os.getpid(), signal.SIGINT)
         return original(*arguments)
 
-    monkeypatch.setattr(encoders, "encode_files", encode)
+    monkeypatch.setattr(encoders.HubImageEncoder, "encode", encode)
     assert featurize(*FOUR) == 130
     assert "resume with the same command" in capsys.readouterr().err
     kept = sorted((tmp_path / "out.parquet.chunks").glob("*.npy"))
@@ -275,7 +280,7 @@ def test_images_may_be_named_by_a_table(featurize, photos, tmp_path, capsys):
 
 
 def test_wrong_options_are_one_line_before_any_work(featurize, photos, models, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(jobs.featurize, "execute", None)
+    monkeypatch.setattr(jobs.featurize.workers, "execute", None)
     fails(capsys, featurize("--pooling", "max"), "pooling", "'max'", "auto, pooler, cls, mean")
     fails(capsys, featurize("--device", "tpu"), "device", "'tpu'", "auto, cpu or cuda")
     fails(capsys, featurize("--batch_size", "0"), "batch_size")
@@ -344,4 +349,4 @@ def test_values_that_are_no_numbers_name_the_image(photos, models):
     encoder = encoders.load_encoder(models / "vit", image_size=SIZE)
     encoder.model.embeddings.cls_token.data.fill_(float("nan"))
     with pytest.raises(encoders.InputError, match=f"{files_of(photos)[0]}: the encoder turns it into NaN"):
-        encoders.encode_files(encoder, files_of(photos)[:2])
+        encoder.encode(files_of(photos)[:2])
