@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-
 from cluster.crew import Crew, WorkersLostError, deal
 from cluster.errors import InputError
 from cluster.slices.corruption import Detector, find_culprits, mean_loss
