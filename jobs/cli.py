@@ -15,7 +15,7 @@ COMMANDS = {
     "bound": "how wrong a classifier can be on unlabelled data of another distribution",
     "shifts": "feature tables of shifted digits, to try `bound` on",
     "heads": "last layers on frozen features: are the features already good enough?",
-    "featurize": "turn images into a feature table with a pretrained encoder",
+    "featurize": "turn images, and captions beside them, into a feature table with pretrained encoders",
     "import-domainbed": "read finished DomainBed folders into a run",
     "methods": "the methods, their equations and hyperparameters",
     "report": "tables, CSV, LaTeX and report.html of a run",

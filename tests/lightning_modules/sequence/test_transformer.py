@@ -69,7 +69,7 @@ def test_it_is_the_network_that_its_equations_say():
     torch.testing.assert_close(model(row)[0], by_hand(model, row[0]), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("positions", ["learned", "rotary", "none"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_no_position_sees_a_later_one(positions, fused):
     model = make(positions=positions, fused=fused)
@@ -81,7 +81,7 @@ def test_no_position_sees_a_later_one(positions, fused):
     assert ((before - after)[:, 7:].abs().amax(-1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("positions", ["learned", "rotary", "none"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_cache_changes_nothing(positions, fused):
     model = make(positions=positions, fused=fused)
@@ -186,7 +186,7 @@ def test_other_mixers_and_networks_can_take_their_place():
         ({"layers": 0}, "layers: is 0; give 1 or more"),
         ({"hidden": 0}, "feed_forward: is 0"),
         ({"heads": 3}, "heads: 3 do not divide the width 64; give a divisor"),
-        ({"positions": "none"}, "positions: unknown 'none'; choose from learned, rotary"),
+        ({"positions": "sine"}, "positions: unknown 'sine'; choose from learned, rotary, none"),
         ({"positions": "rotary", "width": 12}, "heads: of odd width 3"),
         ({"dropout": 1.0}, "dropout: is 1.0"),
     ],
