@@ -17,6 +17,7 @@ COMMANDS = {
     "heads": "last layers on frozen features: are the features already good enough?",
     "featurize": "turn images, and captions beside them, into a feature table with pretrained encoders",
     "import-domainbed": "read finished DomainBed folders into a run",
+    "passwords": "how many passwords of a schema that people run in the head may leak before the others are known",
     "methods": "the methods, their equations and hyperparameters",
     "report": "tables, CSV, LaTeX and report.html of a run",
     "query": "SQL on a run's tables",
