@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_modules.errors import InputError
-from lightning_modules.sequence.transformer import Cache, Transformer
+from lightning_modules.sequence.cache import Cache
+from lightning_modules.sequence.transformer import Transformer
 
 Choose = Callable[[Tensor], Tensor]
 """Maps logits [B, V] to tokens [B]."""

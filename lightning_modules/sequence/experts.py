@@ -172,14 +172,16 @@ class SparseExperts(nn.Module):
         room = config.capacity(count) if self.training else count
         room = max(1, min(room, int(counts.max())))
         kept = place < room
-        slots = torch.where(kept, wanted * room + place, config.experts * room)  # the last slot is for what is dropped
+        full = config.experts * room
+        slots = torch.where(kept, wanted * room + place, full)  # one more slot is for what is dropped
         # Every assignment has its own copy of its token, so that both directions are copies and sums of k terms.
         copies = tokens.expand(config.per_token, -1, -1).reshape(-1, tokens.shape[1])
-        buffer = tokens.new_zeros(config.experts * room + 1, tokens.shape[1]).index_copy(0, slots, copies)
-        served = self._serve(buffer[:-1].view(config.experts, room, -1))
-        served = torch.cat([served.flatten(0, 1), served.new_zeros(1, tokens.shape[1])])
-        mixed = served.index_select(0, slots).view(config.per_token, count, tokens.shape[1])
-        found = (weights.T[..., None] * mixed).sum(0).to(x.dtype)
+        buffer = tokens.new_zeros(full + 1, tokens.shape[1]).index_copy(0, slots, copies)
+        served = self._serve(buffer[:-1].view(config.experts, room, -1)).flatten(0, 1)
+        # What is dropped reads the last real slot and counts 0 times.
+        mixed = served.index_select(0, slots.clamp(max=full - 1)).view(config.per_token, count, tokens.shape[1])
+        shares = weights.T * kept.view(config.per_token, count)
+        found = (shares[..., None] * mixed).sum(0).to(x.dtype)
         routing = Routing(experts, weights, logits, probabilities, kept.view(config.per_token, count).T)
         return found.view(x.shape), routing
 
@@ -247,6 +249,8 @@ def router_loss(routings: list[Routing], balance: float = 0.01, z: float = 0.0) 
         InputError: no layer of experts was called.
     """
     if not routings:
-        raise InputError("routings: there are none; call the model within `watched(model)`, and give it layers of experts")
+        raise InputError(
+            "routings: there are none; call the model within `watched(model)`, and give it layers of experts"
+        )
     losses = [balance * routing.balance_loss() + z * routing.z_loss() for routing in routings]
     return torch.stack(losses).sum()

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_modules.errors import InputError
-from lightning_modules.sequence.transformer import Cache, TransformerConfig, linear
+from lightning_modules.sequence.cache import Cache
+from lightning_modules.sequence.transformer import TransformerConfig, linear
 
 _FASTEST, _SLOWEST = 1e-1, 1e-3
 """Steps delta at the start are spread between these on a log scale."""

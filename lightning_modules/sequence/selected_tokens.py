@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
@@ -13,6 +12,7 @@ from torch.utils.data import IterableDataset
 from lightning_modules.errors import InputError
 from lightning_modules.hyperparameters import Choice, IntLogUniform, LogUniform
 from lightning_modules.lightning_import import pl
+from lightning_modules.sequence.draws import generator_of
 from lightning_modules.sequence.schedules import Shape
 from lightning_modules.sequence.training import check_numbers, warmed_up
 from lightning_modules.sequence.transformer import Transformer, TransformerConfig
@@ -124,8 +124,3 @@ class SelectedTokensModule(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """AdamW, warmed up."""
         return warmed_up(self)
-
-
-def generator_of(*numbers: int) -> torch.Generator:
-    """A generator that comes from these numbers (0 or more) and their order alone."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(list(numbers)).generate_state(1, np.uint64)[0] >> 1))

@@ -31,7 +31,12 @@ class TokenSource:
     def __init__(
         self, vocabulary: int = 64, height: float = 6.0, sharpness: float = 0.6, width: int = 16, seed: int = 0
     ) -> None:
-        for name, value in {"vocabulary": vocabulary - 1, "height": height, "sharpness": sharpness, "width": width}.items():
+        for name, value in {
+            "vocabulary": vocabulary - 1,
+            "height": height,
+            "sharpness": sharpness,
+            "width": width,
+        }.items():
             if not value > 0:
                 raise InputError(f"{name}: is out of range; give a vocabulary of 2 or more, all else above 0")
         generator = torch.Generator().manual_seed(seed)
@@ -47,7 +52,8 @@ class TokenSource:
     def _after(self, tokens: Tensor) -> Tensor:
         pairs = torch.cat([self._vectors[tokens[:, :-1]], self._vectors[tokens[:, 1:]]], -1)
         logits = (pairs @ self._mix).tanh() @ self._out
-        return (self._height * (self._sharpness * logits).tanh()).softmax(-1)
+        found: Tensor = (self._height * (self._sharpness * logits).tanh()).softmax(-1)
+        return found
 
     def draw(self, sequences: int, length: int, generator: torch.Generator) -> Tensor:
         """Sequences [n, T]; the first token is uniform, and counts twice for the second one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from cluster.trial import Trial
 from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale
-from jobs.papers.gemini25 import slices
+from jobs.papers.gemini25 import distillation, experts, patches, recall, rewards, slices, thinking
 
 __all__ = ["NOTE", "SOURCE", "TITLE", "claims", "figures", "plan", "run"]
 
@@ -22,7 +22,7 @@ NOTE = (
     "quote the report; no figure beside them was measured on its models."
 )
 
-_PARTS = (slices,)
+_PARTS = (experts, patches, recall, distillation, thinking, rewards, slices)
 
 
 def plan(scale: Scale) -> list[Trial]:
@@ -33,7 +33,8 @@ def plan(scale: Scale) -> list[Trial]:
 def run(trial: Trial) -> list[MetricRow]:
     """Compute one cell."""
     part = next(part for part in _PARTS if trial.dataset in part.EXPERIMENTS)
-    return part.run(trial)
+    rows: list[MetricRow] = part.run(trial)
+    return rows
 
 
 def claims(results: Results, scale: Scale) -> list[Claim]:
