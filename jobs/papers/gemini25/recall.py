@@ -27,9 +27,11 @@ _PROTOTYPE = "ours, prototype"
 def plan(scale: Scale) -> list[Trial]:
     """Cells; the paper scale has more seeds, longer sequences and longer trainings without the mix."""
     paper = scale == "paper"
-    cells = [_cell(positions, seed, 2) for seed in range(2) for positions in _VARIANTS]
-    cells += [_cell(positions, 0, 1) for positions in _VARIANTS]
+    cells = [_cell(positions, 0, 2) for positions in _VARIANTS]
+    cells += [_cell("none", 1, 2), _cell("rotary", 0, 1)]
     if paper:
+        cells += [_cell(positions, 1, 2) for positions in ("rotary", "learned")]
+        cells += [_cell(positions, 0, 1) for positions in ("none", "learned")]
         cells += [_cell(positions, seed, 2, longest=1024) for seed in range(2, 6) for positions in _VARIANTS]
         cells += [_cell(positions, seed, 1, steps=4000) for seed in range(3) for positions in _VARIANTS]
     return cells

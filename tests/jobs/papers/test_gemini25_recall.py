@@ -27,7 +27,10 @@ def test_plans_grow_with_the_scale_and_need_nothing_heavy():
     small, full = ({t.trial_id for t in part.plan(scale)} for scale in ("small", "paper"))
     assert small < full
     kinds = {(t.method, settings(t)["taps"]) for t in part.plan("small")}
-    assert kinds == {(positions, taps) for positions in ("none", "rotary", "learned") for taps in (1, 2)}
+    assert kinds == {(positions, taps) for positions in ("none", "rotary", "learned") for taps in (1, 2)} - {
+        ("none", 1),
+        ("learned", 1),
+    }
     code = (
         "import sys, jobs.papers.gemini25.recall as p; p.plan('paper');"
         "sys.exit(bool({'torch', 'numpy', 'matplotlib', 'ray'} & set(sys.modules)))"
@@ -45,7 +48,7 @@ def test_after_three_steps_no_needle_is_found(measured):
     assert not claims["needles, learned positions: recall at the trained length, least"].holds
     assert claims["needles, any positions: steps to a loss of 0.01, most"].measured == 3
     (drawn,) = part.figures(measured)
-    assert len(drawn.figure.axes) == 7  # six heat maps and a scale
+    assert len(drawn.figure.axes) == 7  # four heat maps, two empty places and a scale
     assert len(drawn.figure.axes[0].texts) == 15
 
 

@@ -32,7 +32,7 @@ def test_claims_and_figures_come_from_what_is_stored(measured):
     claims = {claim.name: claim for claim in part.claims(measured, "small")}
     assert not any(math.isnan(claim.measured) for claim in claims.values())
     for name in (
-        "1, 2 and 3 workers, the same seed: number of different streams of answers",
+        "one worker and more, the same seed: number of different streams of answers",
         "other seeds: different streams among those of two workers",
         "mean advantage of a group, largest",
         "groups of equal rewards: largest gradient",
