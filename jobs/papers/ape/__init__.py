@@ -25,6 +25,7 @@ from jobs.papers.ape.names import (
     IDENTITIES,
     LINEAR,
     LIT,
+    LIT_STEPS,
     MEANS,
     NAME,
     OWN,
@@ -54,14 +55,15 @@ def plan(scale: Scale) -> list[Trial]:
     """Cells of the small scale (minutes on two cores), or those with more seeds, depth against pairs, and your own pairs."""
     paper = scale == "paper"
     seeds = range(10 if paper else 3)
-    cells = [cell(ICONS, LIT)]  # the longest first, so that nobody waits for it at the end
+    cells = [cell(ICONS, LIT, steps=LIT_STEPS)]  # the longest first, so that nobody waits for it at the end
     cells += [cell(experiment, CLIP) for experiment in (ICONS, SUBCATEGORIES, DIGITS)]
+    cells.append(cell(DIGITS, LIT, steps=LIT_STEPS))
     cells += [cell(ICONS, FOUR), cell(ICONS, TWO), cell(ICONS, RIDGE), cell(ICONS, SHUFFLED)]
     cells += [cell(ICONS, LINEAR, seed) for seed in seeds]
     cells += [cell(ICONS, method, centred=True) for method in (LINEAR, RIDGE)]
     cells += [cell(SUBCATEGORIES, LINEAR, seed) for seed in (seeds if paper else range(1))]
     cells += [cell(CURATION, LINEAR, seed) for seed in range(10 if paper else 5)]
-    cells += [cell(DIGITS, method) for method in (LIT, RIDGE, SHUFFLED, PROBE, MEANS)]
+    cells += [cell(DIGITS, method) for method in (RIDGE, SHUFFLED, PROBE, MEANS)]
     cells += [cell(DIGITS, LINEAR, seed) for seed in seeds]
     cells += [cell(UNSEEN, LINEAR, classes=classes) for classes in UNSEEN_CLASSES]
     cells += [cell(CHOSEN, LINEAR, seed) for seed in seeds]
@@ -108,7 +110,7 @@ def run(trial: Trial, data: str = "") -> list[MetricRow]:
     if trial.dataset == DEPTH:
         return icon_cells.depth(seed, data, **values)
     if trial.dataset == DIGITS:
-        return digit_cells.align(method, seed)
+        return digit_cells.align(method, seed, **values)
     if trial.dataset == UNSEEN:
         return digit_cells.unseen(seed, **values)
     if trial.dataset == CHOSEN:

@@ -42,7 +42,7 @@ _RELEVANT = 5
 """Digits below are what curation is for."""
 
 
-def align(method: str, seed: int) -> list[MetricRow]:
+def align(method: str, seed: int, steps: int = STEPS) -> list[MetricRow]:
     """Accuracy by a method on digits as they are, and shifted."""
     digits = training_digits()
     environments = (PLAIN, *SHIFTS)
@@ -56,7 +56,7 @@ def align(method: str, seed: int) -> list[MetricRow]:
         return rows
     encode, read = readers(method, digits)
     pairs = make_pairs(read(digits.training), encode(digits.captions), digits.captions)
-    aligner, cost = train(method, pairs.shuffled(seed) if method == SHUFFLED else pairs, seed, STEPS)
+    aligner, cost = train(method, pairs.shuffled(seed) if method == SHUFFLED else pairs, seed, steps)
     classifier = prompted(aligner, encode)
     figures = {"parameters": cost.parameters, "pairs": cost.pairs, "seconds": cost.seconds}
     rows = scalar_rows(figures, environment="cost")

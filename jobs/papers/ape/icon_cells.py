@@ -18,7 +18,6 @@ from jobs.papers.ape.names import (
     HEADS,
     LIT,
     LIT_BATCH,
-    LIT_STEPS,
     OTHER_STYLE,
     OWN_STYLE,
     RIDGE,
@@ -38,14 +37,16 @@ from lightning_modules.alignment.zero_shot import Aligner
 from lightning_modules.encoders import minilm_tower
 
 
-def align(method: str, seed: int, data: str, subcategories: bool, centred: bool = False) -> list[MetricRow]:
+def align(
+    method: str, seed: int, data: str, subcategories: bool, centred: bool = False, steps: int = STEPS
+) -> list[MetricRow]:
     """Align by a method; recall of unseen icons in both styles, and what it took."""
     parts = icon_data(data, subcategories)
     images, texts = (clip if method == CLIP else lit if method == LIT else vectors)(parts, centred)
     training = make_pairs(images[OWN_STYLE][0], texts[0], parts.names(parts.training))
     if method == SHUFFLED:
         training = training.shuffled(seed)
-    aligner, cost = train(method, training, seed, STEPS)
+    aligner, cost = train(method, training, seed, steps)
     rows = scalar_rows(
         {"parameters": cost.parameters, "pairs": cost.pairs, "seconds": cost.seconds}, environment="cost"
     )
@@ -102,7 +103,7 @@ def train(method: str, pairs: PairTensors, seed: int, steps: int) -> tuple[Align
     else:
         module = ContrastiveAligner(layers=HEADS[method], seed=seed)
     with counted(len(pairs)) as cost:
-        fit(module, pairs, LIT_STEPS if method == LIT else steps, LIT_BATCH if method == LIT else BATCH, seed)
+        fit(module, pairs, steps, LIT_BATCH if method == LIT else BATCH, seed)
     cost.parameters = trained_parameters(module)
     return module, cost
 

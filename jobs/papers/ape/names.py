@@ -35,5 +35,5 @@ PLAIN, SHIFTS = "digits", ("inverted", "rotated", "small", "MNIST")
 UNSEEN_CLASSES = ("3 8", "7 9")
 DIGIT_ARMS = ("100 relevant", "all irrelevant", "all")
 
-STEPS, BATCH, LIT_STEPS, LIT_BATCH, CURATION_STEPS = 200, 256, 40, 128, 120
+STEPS, BATCH, LIT_STEPS, LIT_BATCH, CURATION_STEPS = 200, 256, 60, 128, 120
 """Parameter updates and batches."""
