@@ -38,8 +38,9 @@ def run(trial: Trial) -> list[MetricRow]:
 
 
 def claims(results: Results, scale: Scale) -> list[Claim]:
-    """Each part's headline and checks."""
-    return [claim for part in _PARTS for claim in part.claims(results, scale)]
+    """What the report states of each part beside what was measured, a row each, and then the checks."""
+    made = [claim for part in _PARTS for claim in part.claims(results, scale)]
+    return sorted(made, key=lambda claim: not claim.stated)
 
 
 def figures(results: Results) -> list[NamedFigure]:

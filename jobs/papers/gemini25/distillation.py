@@ -78,7 +78,7 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
             "which makes storage and data throughput k times as large, worth it for the better quality. The report gives no k and "
             "no figures; how much better its students are cannot be shown here.",
         ),
-        Claim("KL(renormalised || teacher) + log m: largest over tokens and k, float64", 0.0, _most(results.values("identity", experiment=TARGETS)), 3e-7, "derived, identity"),
+        Claim("KL(renormalised, teacher) + log m: largest over tokens and k, float64", 0.0, _most(results.values("identity", experiment=TARGETS)), 3e-7, "derived, identity"),
         Claim("all of V kept against a student of all probabilities: difference in KL, largest (nats)", 0.0, _most(whole), 0.02, "derived: they are the same loss"),
     ]  # fmt: skip
     for k in (1, 2):

@@ -31,6 +31,7 @@ def test_every_cell_belongs_to_one_part_and_every_part_says_what_the_report_stat
         assert headline.stated
     claims = paper.claims(nothing, "small")
     assert len({claim.name for claim in claims}) == len(claims)
+    assert [bool(claim.stated) for claim in claims] == [True] * 9 + [False] * (len(claims) - 9)
 
 
 @pytest.fixture(scope="module")

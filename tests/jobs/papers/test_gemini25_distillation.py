@@ -41,7 +41,7 @@ def test_claims_come_from_what_is_stored(measured):
     claims = {claim.name: claim for claim in part.claims(measured, "small")}
     assert not any(math.isnan(claim.measured) for claim in claims.values())
     for name in (
-        "KL(renormalised || teacher) + log m: largest over tokens and k, float64",
+        "KL(renormalised, teacher) + log m: largest over tokens and k, float64",
         "all of V kept against a student of all probabilities: difference in KL, largest (nats)",
         "the source: probability kept by k = 1",
         "the source: probability kept by k = 4",
