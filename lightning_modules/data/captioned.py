@@ -51,7 +51,7 @@ def read_captioned(path: str | os.PathLike[str], templates: Sequence[str] = TEMP
 
     Args:
         path: one of
-            a folder with captions.csv or captions.parquet, or such a table of any name: columns image (relative to the
+            a folder with captions.csv or captions.parquet for all of its images, or such a table of any name, for some: columns image (relative to the
             table) and caption, one row an image, and if wanted label, environment and split ("in" or "out");
             folders of classes, ROOT/class/image.png, also in ROOT/train and ROOT/val (split "in" and "out") or in
             ROOT/environment: captions are made of templates and the folders' names;
@@ -71,7 +71,7 @@ def read_captioned(path: str | os.PathLike[str], templates: Sequence[str] = TEMP
     if len(tables) > 1:
         raise InputError(f"{path}: has both {' and '.join(TABLES)}; keep one")
     if tables:
-        return _read_table(tables[0])
+        return _every_image(_read_table(tables[0]), tables[0])
     if is_icons(path):
         icons = read_icons(path)
         files = [file for images in icons.images.values() for file in images]
@@ -80,6 +80,10 @@ def read_captioned(path: str | os.PathLike[str], templates: Sequence[str] = TEMP
             "environment": tuple(style for style in icons.images for _ in icons.names),
         }
         return _captioned(path, files, icons.names * len(icons.images), columns)
+    flat = sum(entry.is_file() and entry.name.lower().endswith(SUFFIXES) for entry in list_folder(path))
+    if flat:
+        mend = f"write {TABLES[0]} (columns image, caption), or sort the images into folders of their class"
+        raise InputError(f"{path}: holds {flat} images without captions; {mend}")
     return _read_classes(path, templates)
 
 
@@ -126,6 +130,19 @@ def _read_table(path: Path) -> CaptionedImages:
     files, captions = columns.pop("image"), columns.pop("caption")
     given = {name: tuple(values) for name, values in columns.items()}
     return _captioned(root, [root / file for file in files], tuple(captions), given)
+
+
+def _every_image(found: CaptionedImages, table: Path) -> CaptionedImages:
+    """Return what was found, if no image of the table's folder goes without a caption."""
+    known = set(found.images.files)
+    folder = found.images.root
+    below = (Path(at, name).relative_to(folder) for at, _, names in os.walk(folder) for name in names)
+    lacking = sorted(str(file) for file in below if file.name.lower().endswith(SUFFIXES) and str(file) not in known)
+    if lacking:
+        images = "1 image" if len(lacking) == 1 else f"{len(lacking)} images"
+        mend = "write captions for them, or give the table itself instead of its folder to leave them out"
+        raise InputError(f"{table}: captions are missing for {images} of the folder, e.g. {lacking[0]}; {mend}")
+    return found
 
 
 def _load(path: Path) -> pa.Table:

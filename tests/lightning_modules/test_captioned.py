@@ -56,6 +56,18 @@ def test_a_table_of_any_name_and_format_may_hold_more(photos):
     assert (found.images.classes, found.images.labels.tolist()) == (("1", "3"), [1, 1, 0])
 
 
+def test_images_without_captions_are_refused_unless_the_table_itself_is_given(photos):
+    with pytest.raises(InputError, match="photos: holds 2 images without captions; write captions.csv"):
+        read_captioned(photos)
+    write(photos, ["a.png,x", "b.png,y"])
+    with pytest.raises(InputError, match=r"captions are missing for 1 image of the folder, e.g. sub/c.jpg; write"):
+        read_captioned(photos)
+    assert read_captioned(photos / "captions.csv").captions == ("x", "y")
+    write(photos, ["a.png,x"])
+    with pytest.raises(InputError, match=r"missing for 2 images of the folder, e.g. b.png"):
+        read_captioned(photos)
+
+
 def test_wrong_tables_are_named_with_the_row(photos, tmp_path):
     for rows, message in (
         (["a.png,x", "none.png,y"], "captions.csv: row 1: none.png: no such image"),
