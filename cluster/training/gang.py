@@ -245,7 +245,9 @@ class Gang:
         while not this.over:
             starting = [member.ready for member in self._members if not member.started]
             refs = [*this.runs, *([listening] if listening is not None else []), *starting]
-            ready, _ = self._ray.wait(refs, num_returns=1, timeout=_WAIT_S)
+            ready, rest = self._ray.wait(refs, num_returns=1, timeout=_WAIT_S)
+            if ready and rest:  # all that is ready: who speaks without end would hide that others have ended
+                ready += self._ray.wait(rest, num_returns=len(rest), timeout=0)[0]
             for ref in ready:
                 if ref == listening:
                     heard = self._hear(ref, len(members), handler)
@@ -253,8 +255,10 @@ class Gang:
                 elif ref in this.runs:
                     self._end(this, ref)
             self._mind(this, stop)
-        if listening is not None and 0 in this.ended:  # what rank 0 said last
-            self._hear(listening, len(members), handler)
+        if listening is not None and 0 in this.ended and self._hear(listening, len(members), handler):
+            # That may have been answered before the end: what rank 0 said last may still lie in its mailbox.
+            rest = members[0].actor.take.options(concurrency_group=CONTROL).remote(0.0)
+            self._hear(rest, len(members), handler)
         return self._judge(this, handler)
 
     def _listen(self, first: _Member) -> Any:

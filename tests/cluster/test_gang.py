@@ -64,6 +64,22 @@ def never():
     return False
 
 
+def slowly():
+    """Never stop, but take longer to say so than a training needs."""
+    time.sleep(1.0)
+    return False
+
+
+def test_a_driver_that_is_busy_until_after_the_end_hears_everything(gang):
+    """The answer that waits for it holds what was said until then; what came after must be asked for."""
+    workers = gang()
+    for _ in range(2):
+        desk = Desk()
+        ended = workers.train(trial(12, pause=0.02), desk, slowly)
+        assert ended.kind == "done"
+        assert [m.step for m, _ in desk.messages if m.kind == "log"] == list(range(1, 13))
+
+
 def test_a_training_ends_with_what_rank_0_measured_and_every_message_is_heard(gang):
     desk = Desk()
     workers = gang()
