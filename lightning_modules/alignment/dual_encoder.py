@@ -139,7 +139,9 @@ class DualEncoder(pl.LightningModule):
 
     @torch.no_grad()
     def _embed(self, tower: Any, inputs: Tensor | np.ndarray) -> Tensor:
-        parts = torch.split(torch.as_tensor(inputs), _ROWS)
+        # Cached features are mapped read-only, which torch's tensors cannot be.
+        given = inputs if isinstance(inputs, Tensor) else torch.from_numpy(np.require(inputs, requirements="W"))
+        parts = torch.split(given, _ROWS)
         return F.normalize(torch.cat([tower(part.to(self.device)) for part in parts]), dim=1).cpu()
 
 

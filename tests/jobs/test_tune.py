@@ -200,8 +200,14 @@ def test_suggestions_of_one_shape_train_as_a_pack_and_the_pruned_leave_it(tmp_pa
     assert train(["--method=ERM", f"--dataset={DATA}", *alone, f"--run={tmp_path}/alone"]) == 0
     (same,) = rows(tmp_path / "alone", "trials")
     assert same["trial_id"] == completed["trial_id"]
-    mine = [m for m in rows(tmp_path, "metrics") if m["trial_id"] == same["trial_id"]]
-    assert sorted(map(repr, rows(tmp_path / "alone", "metrics"))) == sorted(map(repr, mine))
+
+    def by_place(run):
+        found = [m for m in rows(run, "metrics") if m["trial_id"] == same["trial_id"]]
+        return {tuple(value for name, value in m.items() if name != "value"): m["value"] for m in found}
+
+    # To float rounding: some matrix libraries take other kernels for one model than for several.
+    assert by_place(tmp_path / "alone") == pytest.approx(by_place(tmp_path), rel=1e-6)
+    assert len(by_place(tmp_path)) == len(rows(tmp_path / "alone", "metrics"))
 
 
 def test_a_study_of_trials_that_all_fail_fails(tmp_path, capsys):

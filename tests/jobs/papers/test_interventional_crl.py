@@ -97,7 +97,7 @@ def test_standard_errors_are_those_of_the_weights():
     found = []
     for seed in range(15):
         world = simulate(2, 1.0, 2, 2000, "linear", seed, n_test=10)
-        module = fit_linear(world.data, seed, steps=8).module
+        module = fit_linear(world.data, seed, steps=16).module
         off = np.abs(np.abs(world.weights) - np.abs(module.adjacency()))[world.weights != 0].max()
         chance = weights_and_chance(module, world)
         found.append(chance["weight error in standard errors"])
