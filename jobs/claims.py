@@ -146,6 +146,21 @@ def scalar_rows(values: dict[str, float], step: int = 0, environment: str = "", 
     return [(step, environment, split, name, float(value)) for name, value in values.items()]
 
 
+def least(values: Sequence[float]) -> float:
+    """The smallest; NaN where there are none, or one is NaN."""
+    return math.nan if not values or any(map(math.isnan, values)) else min(values)
+
+
+def most(values: Sequence[float]) -> float:
+    """The largest; NaN where there are none, or one is NaN."""
+    return math.nan if not values or any(map(math.isnan, values)) else max(values)
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; NaN where there are none."""
+    return math.fsum(values) / len(values) if values else math.nan
+
+
 def claim_rows(paper: str, scale: str, at: Any, claims: Sequence[Claim]) -> list[tuple[Any, ...]]:
     """Rows of the table `claims`."""
     return [

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from jobs.claims import Claim, Results, Scale
+from jobs.claims import Claim, Results, Scale, mean
 from jobs.papers.ape.names import (
     CHOSEN,
     CLIP,
@@ -44,11 +43,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     if scale == "paper" or results.rows(experiment=(ICONS, SUBCATEGORIES, CURATION)):
         made += [*_icons(results), *_rivals(results), *_chosen_icons(results)]
     return made + (_large(results) if scale == "paper" else [])
-
-
-def mean(values: Sequence[float]) -> float:
-    """The mean; NaN if there are none."""
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _basics(results: Results) -> list[Claim]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from jobs.claims import Claim, Results, Scale
+from jobs.claims import Claim, Results, Scale, mean
 from jobs.papers.disagreement_discrepancy.measured import MEASURED
 from jobs.papers.disagreement_discrepancy.names import BASELINES, CIRCLE, DELTA, DIGITS, FLIGHTS, LOSSES, PUBLISHED
 
@@ -137,7 +136,7 @@ def _digit_claims(results: Results) -> list[Claim]:
         Claim(
             "digits: mean bound on features above that on logits",
             0.0,
-            _mean(pairs(results, FEATURES, **augmented)[0]) - _mean(pairs(results, LOGITS, **augmented)[0]),
+            mean(pairs(results, FEATURES, **augmented)[0]) - mean(pairs(results, LOGITS, **augmented)[0]),
             0.0,
             "paper: smaller spaces are tighter and less safe",
             "at least",
@@ -250,7 +249,3 @@ def _published_claims(results: Results) -> list[Claim]:
         made.append(Claim(f"published features: MAE of {method}", mae, s.mae, 0.01, _FIGURE))
         made.append(Claim(f"published features: coverage of {method}", coverage, s.coverage, 0.03, _FIGURE))
     return made
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan

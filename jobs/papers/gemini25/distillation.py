@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from cluster.trial import Trial
-from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, settings
+from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, least, most, settings
 
 CURVE, TEACHER, TARGETS = "gemini25/sparse_curve", "gemini25/sparse_teacher", "gemini25/sparse_targets"
 EXPERIMENTS = (CURVE, TEACHER, TARGETS)
@@ -70,7 +70,7 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
         Claim(
             "k-sparse teacher, tail uniform, any k of 64: KL from the truth below hard labels' by, least over k and seeds (nats)",
             _BAR,
-            _least(sparse),
+            least(sparse),
             0.0,
             f"{_PROTOTYPE}: 2.26 or more",
             "at least",
@@ -78,17 +78,17 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
             "which makes storage and data throughput k times as large, worth it for the better quality. The report gives no k and "
             "no figures; how much better its students are cannot be shown here.",
         ),
-        Claim("KL(renormalised, teacher) + log m: largest over tokens and k, float64", 0.0, _most(results.values("identity", experiment=TARGETS)), 3e-7, "derived, identity"),
-        Claim("all of V kept against a student of all probabilities: difference in KL, largest (nats)", 0.0, _most(whole), 0.02, "derived: they are the same loss"),
+        Claim("KL(renormalised, teacher) + log m: largest over tokens and k, float64", 0.0, most(results.values("identity", experiment=TARGETS)), 3e-7, "derived, identity"),
+        Claim("all of V kept against a student of all probabilities: difference in KL, largest (nats)", 0.0, most(whole), 0.02, "derived: they are the same loss"),
     ]  # fmt: skip
     for k in (1, 2):
         words = f"renormalised, k = {k}: KL from the truth above hard labels' by, least over seeds (nats)"
         stated = {1: "8.75 against 3.40", 2: "5.74 against 3.40"}[k]
-        made.append(Claim(words, _BAR, _least(gap("renorm", k, hard)), 0.0, f"{_PROTOTYPE}: {stated}", "at least"))
+        made.append(Claim(words, _BAR, least(gap("renorm", k, hard)), 0.0, f"{_PROTOTYPE}: {stated}", "at least"))
     better = [-value for value in gap("renorm", 8, hard)]
     made += [
-        Claim("renormalised, k = 8: KL from the truth below hard labels' by, least over seeds (nats)", _BAR, _least(better), 0.0, f"{_PROTOTYPE}: 1.08 against 3.40", "at least"),
-        Claim("more kept: rise in KL from one k to the next, largest (nats)", 0.0, _most(steps), 0.05, f"{_PROTOTYPE}: falls at every step", "at most"),
+        Claim("renormalised, k = 8: KL from the truth below hard labels' by, least over seeds (nats)", _BAR, least(better), 0.0, f"{_PROTOTYPE}: 1.08 against 3.40", "at least"),
+        Claim("more kept: rise in KL from one k to the next, largest (nats)", 0.0, most(steps), 0.05, f"{_PROTOTYPE}: falls at every step", "at most"),
     ]  # fmt: skip
     for k, wanted in ((1, 0.218), (4, 0.543), (16, 0.927)):
         found = results.mean("mass", step=k, method="renorm", **at)
@@ -100,9 +100,9 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     wide = _by_seed(results, environment="full", **taught)
     lost = [value - wide.get(seed, math.nan) for seed, value in sparser.items()]
     return made + [
-        Claim("trained teacher, k = 8, from a file: its student's KL from the truth below that of hard labels by, least (nats)", _BAR, _least(gains), 0.0, "ours", "at least"),
-        Claim("trained teacher: what k = 8 loses against all 64 probabilities, most (nats)", 0.35, _most(lost), 0.0, "ours", "at most"),
-        Claim("stored in 16 bits: probability moved a token, most", 1e-3, _most(results.values("moved", experiment=TARGETS)), 0.0, "derived: 2^-11 of what is kept, and what is below 2^-25", "at most"),
+        Claim("trained teacher, k = 8, from a file: its student's KL from the truth below that of hard labels by, least (nats)", _BAR, least(gains), 0.0, "ours", "at least"),
+        Claim("trained teacher: what k = 8 loses against all 64 probabilities, most (nats)", 0.35, most(lost), 0.0, "ours", "at most"),
+        Claim("stored in 16 bits: probability moved a token, most", 1e-3, most(results.values("moved", experiment=TARGETS)), 0.0, "derived: 2^-11 of what is kept, and what is below 2^-25", "at most"),
         Claim("k = 64 of V = 32,768, 16-bit: bytes a token in the file over k", 6.0, results.mean("file", **stored) / 64, 0.2, "derived: 4 of an id, 2 of a probability, 4 / k of the mass"),
         Claim("the same: bytes of all probabilities in 32 bits over the file's", 300.0, results.mean("dense", **stored) / _positive(results.mean("file", **stored)), 0.0, "derived: 4 V / (6 k + 4) = 338", "at least"),
     ]  # fmt: skip
@@ -110,14 +110,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
 
 def _by_seed(results: Results, **conditions: Any) -> dict[int, float]:
     return {row["seed"]: row["value"] for row in results.rows(metric="kl", **conditions)}
-
-
-def _least(values: list[float]) -> float:
-    return math.nan if not values or any(map(math.isnan, values)) else min(values)
-
-
-def _most(values: list[float]) -> float:
-    return math.nan if not values or any(map(math.isnan, values)) else max(values)
 
 
 def _positive(value: float) -> float:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from cluster.trial import Trial
-from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, settings
+from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, least, mean, most, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,17 +74,17 @@ def _memory(results: Results) -> list[Claim]:
     return [
         Claim(
             "6,144 facts: share that 16 experts know at the cost of a small dense network, above what that network knows, least",
-            0.1, _least(_gaps(known, small)), 0.0, f"{_PROTOTYPE}: 0.968 and 0.437 of 2,048 facts", "at least",
+            0.1, least(_gaps(known, small)), 0.0, f"{_PROTOTYPE}: 0.968 and 0.437 of 2,048 facts", "at least",
             stated="sparse mixture of experts: each token is routed to a subset of the experts, which decouples total capacity from the "
             "cost of a token; no sizes are published. Serving costs of large models cannot be shown here: 0.2 M parameters memorise facts.",
         ),
-        Claim("6,144 facts: share known by 16 experts, two a token, least", 0.9, _least(known), 0.0, f"{_PROTOTYPE}: 0.968 of 2,048 facts", "at least"),
-        Claim("6,144 facts: share known by a dense network of all experts' width, above the mixture's, least", 0.0, _least(_gaps(large, known)), 0.0, f"{_PROTOTYPE}: 0.999 and 0.968", "at least"),
+        Claim("6,144 facts: share known by 16 experts, two a token, least", 0.9, least(known), 0.0, f"{_PROTOTYPE}: 0.968 of 2,048 facts", "at least"),
+        Claim("6,144 facts: share known by a dense network of all experts' width, above the mixture's, least", 0.0, least(_gaps(large, known)), 0.0, f"{_PROTOTYPE}: 0.999 and 0.968", "at least"),
         Claim("parameters of the mixture over those of the small dense decoder", 2.8, parameters, 0.3, f"{_PROTOTYPE}: 2.8"),
-        Claim("load entropy with the balance loss, least layer", 0.98, _least(even), 0.0, f"{_PROTOTYPE}: 0.994 and 0.997, bar 0.98", "at least"),
-        Claim("load entropy with the balance loss, above that without, mean", 0.0, _mean(even) - _mean(uneven), 0.0, f"{_PROTOTYPE}: 0.03 to 0.1", "at least"),
-        Claim("6,144 facts: fullest expert without the balance loss, over an even share, most crowded layer", 2.0, _most(crowded[0.0]), 0.0, f"{_PROTOTYPE}: 4.4 and 8.0", "at least"),
-        Claim("6,144 facts: the same with the balance loss", 2.2, _most(crowded[_BALANCE]), 0.0, f"{_PROTOTYPE}: 1.3 and 2.0", "at most"),
+        Claim("load entropy with the balance loss, least layer", 0.98, least(even), 0.0, f"{_PROTOTYPE}: 0.994 and 0.997, bar 0.98", "at least"),
+        Claim("load entropy with the balance loss, above that without, mean", 0.0, mean(even) - mean(uneven), 0.0, f"{_PROTOTYPE}: 0.03 to 0.1", "at least"),
+        Claim("6,144 facts: fullest expert without the balance loss, over an even share, most crowded layer", 2.0, most(crowded[0.0]), 0.0, f"{_PROTOTYPE}: 4.4 and 8.0", "at least"),
+        Claim("6,144 facts: the same with the balance loss", 2.2, most(crowded[_BALANCE]), 0.0, f"{_PROTOTYPE}: 1.3 and 2.0", "at most"),
         Claim("2,048 facts: share known by the small dense network after 400 steps", 0.437, few, 0.2, _PROTOTYPE),
     ]  # fmt: skip
 
@@ -95,28 +94,16 @@ def _identities(results: Results) -> list[Claim]:
         return results.values(metric, experiment=IDENTITIES)
 
     return [
-        Claim("equal experts: largest difference from one dense network, float32", 1e-6, _most(found("difference")), 0.0, f"derived: none but rounding; {_PROTOTYPE}: 2.4e-7", "at most"),
-        Claim("router of zeros: balance loss", 1.0, _most(found("balance")), 0.0, _DERIVED),
-        Claim("capacity factor experts / per token: share dropped, most", 0.0, _most(found("dropped_full")), 0.0, _DERIVED),
-        Claim("capacity factor 1, 63 random tokens: share dropped, mean", 0.079, _mean(found("dropped_even")), 0.04, f"{_PROTOTYPE}, one router"),
+        Claim("equal experts: largest difference from one dense network, float32", 1e-6, most(found("difference")), 0.0, f"derived: none but rounding; {_PROTOTYPE}: 2.4e-7", "at most"),
+        Claim("router of zeros: balance loss", 1.0, most(found("balance")), 0.0, _DERIVED),
+        Claim("capacity factor experts / per token: share dropped, most", 0.0, most(found("dropped_full")), 0.0, _DERIVED),
+        Claim("capacity factor 1, 63 random tokens: share dropped, mean", 0.079, mean(found("dropped_even")), 0.04, f"{_PROTOTYPE}, one router"),
     ]  # fmt: skip
 
 
 def _gaps(more: list[float], less: list[float]) -> list[float]:
     """Seed by seed; none where a seed lacks one of the two."""
     return [a - b for a, b in zip(more, less, strict=True)] if len(more) == len(less) else []
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _least(values: list[float]) -> float:
-    return min(values, default=math.nan)
-
-
-def _most(values: list[float]) -> float:
-    return max(values, default=math.nan)
 
 
 def figures(results: Results) -> list[NamedFigure]:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cluster.trial import Trial
-from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, settings
+from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, least, mean, most, settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     beyond = tuple(length for length in lengths if length > TRAINED)
     far = 4 * TRAINED
     gaps = {
-        positions: _mean(found("none", step=far)) - _mean(found(positions, step=far))
+        positions: mean(found("none", step=far)) - mean(found(positions, step=far))
         for positions in ("rotary", "learned")
     }
     alone: dict[str, Any] = {"experiment": NEEDLES, "method": "rotary", "taps": 1, "steps": 700}
@@ -66,15 +66,15 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     return [
         Claim(
             "needles, no positions: recall at every length and depth, least",
-            0.97, _least(found("none")), 0.0, f"{_PROTOTYPE}: 0.99 to 1.00", "at least",
+            0.97, least(found("none")), 0.0, f"{_PROTOTYPE}: 0.99 to 1.00", "at least",
             stated="more than 1 M tokens of context: one second of a 46-minute video is recalled; of 8 needles (MRCR-V2) 58.0 % up to "
             "128k tokens and 16.4 % at 1 M. Such lengths cannot be shown here: 64 tokens are trained and 256 asked.",
         ),
-        Claim("needles, no or rotary positions: recall at the trained length, least", 0.97, _least(found(("none", "rotary"), step=TRAINED)), 0.0, f"{_PROTOTYPE}: 0.99", "at least"),
-        Claim("needles, learned positions: recall at the trained length, least", 0.95, _least(found("learned", step=TRAINED)), 0.0, f"{_PROTOTYPE}: 1.00", "at least"),
-        Claim("needles, any positions: steps to a loss of 0.01, most", 500, _most(found(_VARIANTS, "steps")), 0.0, f"{_PROTOTYPE}: 200 to 250", "at most"),
-        Claim("needles, rotary: recall beyond the trained length, least", 0.95, _least(found("rotary", step=beyond)), 0.0, f"{_PROTOTYPE}: 0.71", "at most"),
-        Claim("needles, learned positions: recall beyond the trained length, least", 0.95, _least(found("learned", step=beyond)), 0.0, f"{_PROTOTYPE}: 0.75", "at most"),
+        Claim("needles, no or rotary positions: recall at the trained length, least", 0.97, least(found(("none", "rotary"), step=TRAINED)), 0.0, f"{_PROTOTYPE}: 0.99", "at least"),
+        Claim("needles, learned positions: recall at the trained length, least", 0.95, least(found("learned", step=TRAINED)), 0.0, f"{_PROTOTYPE}: 1.00", "at least"),
+        Claim("needles, any positions: steps to a loss of 0.01, most", 500, most(found(_VARIANTS, "steps")), 0.0, f"{_PROTOTYPE}: 200 to 250", "at most"),
+        Claim("needles, rotary: recall beyond the trained length, least", 0.95, least(found("rotary", step=beyond)), 0.0, f"{_PROTOTYPE}: 0.71", "at most"),
+        Claim("needles, learned positions: recall beyond the trained length, least", 0.95, least(found("learned", step=beyond)), 0.0, f"{_PROTOTYPE}: 0.75", "at most"),
         Claim("needles: mean recall at four times the trained length, no positions less rotary", 0.03, gaps["rotary"], 0.0, f"{_PROTOTYPE}: 0.14", "at least"),
         Claim("needles: the same, no positions less learned ones", 0.03, gaps["learned"], 0.0, f"{_PROTOTYPE}: 0.05 to 0.25", "at least"),
         Claim("needles, rotary without the mix of neighbours: loss after 700 steps", 0.1, results.mean("final_loss", **alone), 0.0, f"{_PROTOTYPE}: 0.28 to 0.34 after 900", "at least"),
@@ -84,18 +84,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
 
 def _lengths(results: Results) -> list[int]:
     return sorted({row["step"] for row in results.rows(experiment=NEEDLES, metric="recall")})
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
-
-
-def _least(values: list[float]) -> float:
-    return min(values, default=math.nan)
-
-
-def _most(values: list[float]) -> float:
-    return max(values, default=math.nan)
 
 
 def figures(results: Results) -> list[NamedFigure]:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from cluster.trial import Trial
-from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, settings
+from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, least, most, settings
 
 REWARDS, OBJECTIVE = "gemini25/rewards", "gemini25/reward_objective"
 EXPERIMENTS = (REWARDS, OBJECTIVE)
@@ -51,35 +51,27 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
         Claim(
             "rewards from a checker, sums of 4 numbers: sampled accuracy after 150 updates, least over seeds",
             0.9,
-            _least(after["sampled"]),
+            least(after["sampled"]),
             0.0,
             f"{_PROTOTYPE}: 0.993",
             "at least",
             stated="more compute went into reinforcement learning, from verifiable and from model-based rewards, and the share of it "
             "grows; no algorithm, settings or curves are given. Rewards from models and environments of many steps are not built here.",
         ),
-        Claim("the same before, a start on traces with 30 % wrong tokens: largest", 0.4, _most(before["sampled"]), 0.0, f"{_PROTOTYPE}: 0.292", "at most"),
-        Claim("greedy accuracy after the updates, least", 0.95, _least(after["greedy"]), 0.0, f"{_PROTOTYPE}: 1.000", "at least"),
-        Claim("greedy accuracy before them, least: the wrong tokens are no rule to be learned", 0.8, _least(before["greedy"]), 0.0, f"{_PROTOTYPE}: 0.906", "at least"),
+        Claim("the same before, a start on traces with 30 % wrong tokens: largest", 0.4, most(before["sampled"]), 0.0, f"{_PROTOTYPE}: 0.292", "at most"),
+        Claim("greedy accuracy after the updates, least", 0.95, least(after["greedy"]), 0.0, f"{_PROTOTYPE}: 1.000", "at least"),
+        Claim("greedy accuracy before them, least: the wrong tokens are no rule to be learned", 0.8, least(before["greedy"]), 0.0, f"{_PROTOTYPE}: 0.906", "at least"),
         Claim("one worker and more, the same seed: number of different streams of answers", 1.0, alike, 0.0, "derived: draws come from seed, update and item"),
         Claim("other seeds: different streams among those of two workers", float(max(len(other), 2)), float(len(set(other))), 0.0, "derived"),
-        Claim("mean advantage of a group, largest", 0.0, _most(results.values("mean_advantage", **exact)), 1e-6, _PROTOTYPE),
-        Claim("groups of equal rewards: largest gradient", 0.0, _most(results.values("equal_gradient", **exact)), 0.0, _PROTOTYPE),
-        Claim("the first pass's ratio of probabilities, new over sampled: farthest from 1", 0.0, _most(results.values("ratio", **exact)), 1e-4, "derived"),
-        Claim("gradient of the objective at ratio 1 against -mean A grad log p, largest relative difference", 0.0, _most(results.values("policy_gradient", **exact)), 1e-6, "derived, policy gradient"),
+        Claim("mean advantage of a group, largest", 0.0, most(results.values("mean_advantage", **exact)), 1e-6, _PROTOTYPE),
+        Claim("groups of equal rewards: largest gradient", 0.0, most(results.values("equal_gradient", **exact)), 0.0, _PROTOTYPE),
+        Claim("the first pass's ratio of probabilities, new over sampled: farthest from 1", 0.0, most(results.values("ratio", **exact)), 1e-4, "derived"),
+        Claim("gradient of the objective at ratio 1 against -mean A grad log p, largest relative difference", 0.0, most(results.values("policy_gradient", **exact)), 1e-6, "derived, policy gradient"),
     ]  # fmt: skip
     if scale == "paper":
         larger = results.values("sampled", experiment=REWARDS, numbers=6, split="test", environment="end")
-        made.append(Claim("sums of 6 numbers: sampled accuracy at the end, least", 0.9, _least(larger), 0.0, "ours", "at least"))  # fmt: skip
+        made.append(Claim("sums of 6 numbers: sampled accuracy at the end, least", 0.9, least(larger), 0.0, "ours", "at least"))  # fmt: skip
     return made
-
-
-def _least(values: list[float]) -> float:
-    return min(values, default=math.nan)
-
-
-def _most(values: list[float]) -> float:
-    return max(values, default=math.nan)
 
 
 def figures(results: Results) -> list[NamedFigure]:

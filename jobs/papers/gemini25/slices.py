@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from cluster.trial import Trial
-from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, settings
+from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, least, most, settings
 
 ELASTIC, CORRUPTION, GOODPUT = "gemini25/elastic", "gemini25/corruption", "gemini25/goodput"
 EXPERIMENTS = (ELASTIC, CORRUPTION, GOODPUT)
@@ -52,14 +52,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     return [*_elastic(results), *_corruption(results), *_goodput(results)]
 
 
-def _least(values: list[float]) -> float:
-    return min(values, default=math.nan)
-
-
-def _most(values: list[float]) -> float:
-    return max(values, default=math.nan)
-
-
 def _elastic(results: Results) -> list[Claim]:
     def found(metric: str, way: str) -> list[float]:
         return results.values(metric, experiment=ELASTIC, environment=way, slices=8, split="test")
@@ -68,7 +60,7 @@ def _elastic(results: Results) -> list[Claim]:
         Claim(
             "elastic training: weights equal to the undisturbed run's, to the bit, though slices left and came back",
             1.0,
-            _least(found("identical", "redeal")),
+            least(found("identical", "redeal")),
             0.0,
             "ours: shards follow from the step, sums from the shards' order",
             stated="training goes on with fewer slices of accelerators after a failure, at about 97 % of the throughput, and loses tens of "
@@ -78,17 +70,17 @@ def _elastic(results: Results) -> list[Claim]:
     ]
     if found("lost_seconds", "killed"):
         made += [
-            Claim("elastic: a slice killed within a step: weights equal to the bit", 1.0, _least(found("identical", "killed")), 0.0, "ours"),
-            Claim("elastic: seconds that its step lost, most", 30.0, _most(found("lost_seconds", "killed")), 0.0, "paper: tens of seconds an interruption", "at most"),
+            Claim("elastic: a slice killed within a step: weights equal to the bit", 1.0, least(found("identical", "killed")), 0.0, "ours"),
+            Claim("elastic: seconds that its step lost, most", 30.0, most(found("lost_seconds", "killed")), 0.0, "paper: tens of seconds an interruption", "at most"),
         ]  # fmt: skip
     return made + [
         Claim("elastic: loss of the first step, mean", math.log(10), results.mean("loss_first", experiment=ELASTIC), 1e-9, _DERIVED + ": log 10"),
-        Claim("elastic: test accuracy, least", 0.92, _least(found("accuracy", "undisturbed")), 0.0, f"{_PROTOTYPE}: 0.9405 on a split of its own", "at least"),
-        Claim("elastic: rounds of a step with 6 of 8 slices", 2.0, _most(found("rounds_degraded", "redeal")), 0.0, _DERIVED + ": ceil(8 / 6)"),
-        Claim("elastic: rounds once they are back", 1.0, _most(found("rounds_after", "redeal")), 0.0, _DERIVED),
-        Claim("dropping the lost shards instead: rounds of a step", 1.0, _most(found("rounds_degraded", "drop")), 0.0, _DERIVED),
-        Claim("dropping: share of runs with the undisturbed bits", 0.0, _most(found("identical", "drop")), 0.0, "ours: the trajectory changes"),
-        Claim("dropping: test accuracy lost, most", 0.02, _most([a - b for a, b in zip(found("accuracy", "undisturbed"), found("accuracy", "drop"), strict=True)]), 0.0, "ours", "at most"),
+        Claim("elastic: test accuracy, least", 0.92, least(found("accuracy", "undisturbed")), 0.0, f"{_PROTOTYPE}: 0.9405 on a split of its own", "at least"),
+        Claim("elastic: rounds of a step with 6 of 8 slices", 2.0, most(found("rounds_degraded", "redeal")), 0.0, _DERIVED + ": ceil(8 / 6)"),
+        Claim("elastic: rounds once they are back", 1.0, most(found("rounds_after", "redeal")), 0.0, _DERIVED),
+        Claim("dropping the lost shards instead: rounds of a step", 1.0, most(found("rounds_degraded", "drop")), 0.0, _DERIVED),
+        Claim("dropping: share of runs with the undisturbed bits", 0.0, most(found("identical", "drop")), 0.0, "ours: the trajectory changes"),
+        Claim("dropping: test accuracy lost, most", 0.02, most([a - b for a, b in zip(found("accuracy", "undisturbed"), found("accuracy", "drop"), strict=True)]), 0.0, "ours", "at most"),
     ]  # fmt: skip
 
 
@@ -110,19 +102,19 @@ def _corruption(results: Results) -> list[Claim]:
             stated="a suspicious step is replayed at once and checksums find the culprit within minutes: 0.25 % of the steps were "
             "replayed, 6 % of these were real corruption. How often hardware errs cannot be shown here: faults are put in.",
         ),
-        Claim("bit flips, unseen: log10 of the largest error in the weights, least", 290.0, _least(found("log10_difference", "bit", "blind")), 0.0, f"{_PROTOTYPE}: weights near 1e305", "at least"),
-        Claim("bit flips, unseen: test accuracy, most", 0.9, _most(found("accuracy", "bit", "blind")), 0.0, f"{_PROTOTYPE}: 0.773", "at most"),
-        Claim("bit flips, detected: weights equal to the bit", 1.0, _least(found("identical", "bit", "detect")), 0.0, _PROTOTYPE),
-        Claim("bit flips, detected: steps from the first flip to the exclusion, most", 0.0, _most(late), 0.0, _PROTOTYPE),
-        Claim("bit flips, detected: replays, most", 1.0, _most(found("replays", "bit", "detect")), 0.0, _PROTOTYPE),
-        Claim("stuck slice: found at step, most", 0.0, _most(found("found_at", "stuck", "detect")), 0.0, _PROTOTYPE),
-        Claim("stuck slice: weights equal to the bit", 1.0, _least(found("identical", "stuck", "detect")), 0.0, _PROTOTYPE),
-        Claim("sign flips without audits: steps replayed, most", 0.0, _most(found("replayed_steps", "sign", "detect")), 0.0, _PROTOTYPE),
-        Claim("sign flips without audits: log10 of the error in the weights, least", -5.0, _least(found("log10_difference", "sign", "detect")), 0.0, f"{_PROTOTYPE}: -2.3", "at least"),
-        Claim(f"sign flips, every {_AUDIT}th step audited: the slice is excluded", 1.0, _least(found("blamed_right", "sign", "audit")), 0.0, _PROTOTYPE),
-        Claim("sign flips: steps between the audit that found it and an audit, most", 0.0, _most(audits), 0.0, "ours: errors between audits stay, exposure 1 - 1/N = 0.9"),
-        Claim("no fault: steps replayed in 120, most", 0.0, _most(found("replayed_steps", "none", "detect")), 0.0, _PROTOTYPE),
-        Claim("no fault: slices excluded, most", 0.0, _most([*found("excluded", "none", "detect"), *found("excluded", "none", "audit")]), 0.0, _PROTOTYPE),
+        Claim("bit flips, unseen: log10 of the largest error in the weights, least", 290.0, least(found("log10_difference", "bit", "blind")), 0.0, f"{_PROTOTYPE}: weights near 1e305", "at least"),
+        Claim("bit flips, unseen: test accuracy, most", 0.9, most(found("accuracy", "bit", "blind")), 0.0, f"{_PROTOTYPE}: 0.773", "at most"),
+        Claim("bit flips, detected: weights equal to the bit", 1.0, least(found("identical", "bit", "detect")), 0.0, _PROTOTYPE),
+        Claim("bit flips, detected: steps from the first flip to the exclusion, most", 0.0, most(late), 0.0, _PROTOTYPE),
+        Claim("bit flips, detected: replays, most", 1.0, most(found("replays", "bit", "detect")), 0.0, _PROTOTYPE),
+        Claim("stuck slice: found at step, most", 0.0, most(found("found_at", "stuck", "detect")), 0.0, _PROTOTYPE),
+        Claim("stuck slice: weights equal to the bit", 1.0, least(found("identical", "stuck", "detect")), 0.0, _PROTOTYPE),
+        Claim("sign flips without audits: steps replayed, most", 0.0, most(found("replayed_steps", "sign", "detect")), 0.0, _PROTOTYPE),
+        Claim("sign flips without audits: log10 of the error in the weights, least", -5.0, least(found("log10_difference", "sign", "detect")), 0.0, f"{_PROTOTYPE}: -2.3", "at least"),
+        Claim(f"sign flips, every {_AUDIT}th step audited: the slice is excluded", 1.0, least(found("blamed_right", "sign", "audit")), 0.0, _PROTOTYPE),
+        Claim("sign flips: steps between the audit that found it and an audit, most", 0.0, most(audits), 0.0, "ours: errors between audits stay, exposure 1 - 1/N = 0.9"),
+        Claim("no fault: steps replayed in 120, most", 0.0, most(found("replayed_steps", "none", "detect")), 0.0, _PROTOTYPE),
+        Claim("no fault: slices excluded, most", 0.0, most([*found("excluded", "none", "detect"), *found("excluded", "none", "audit")]), 0.0, _PROTOTYPE),
     ]  # fmt: skip
 
 
@@ -149,7 +141,7 @@ def _goodput(results: Results) -> list[Claim]:
         Claim("goodput: 3 an hour with it", 0.96, found("goodput", 3.0, _GOING_ON), 1e-9, _DERIVED),
         Claim("goodput: 5 an hour without elasticity", 1 / 6, found("goodput", 5.0, _WAITING), 1e-9, _DERIVED),
         Claim("goodput: 5 an hour with it", 0.9333, found("goodput", 5.0, _GOING_ON), 1e-4, _DERIVED),
-        Claim("goodput: formula against simulation, largest gap", 0.0, _most(gaps), 0.002, _PROTOTYPE),
+        Claim("goodput: formula against simulation, largest gap", 0.0, most(gaps), 0.002, _PROTOTYPE),
     ]  # fmt: skip
 
 

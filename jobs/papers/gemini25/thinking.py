@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from cluster.trial import Trial
-from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, settings
+from jobs.claims import Claim, MetricRow, NamedFigure, Results, Scale, cell, least, most, settings
 
 THINKING = "gemini25/thinking"
 EXPERIMENTS = (THINKING,)
@@ -69,11 +68,11 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
             "from 1,024 to 32,768 tokens (read off a plot). What such a model thinks of cannot be shown here: these chains of "
             "additions need one token a step.",
         ),
-        Claim("budgets 0 to 8: least rise of accuracy from one to the next, mean over seeds", 0.0, _least(rises), 0.01, f"{_PROTOTYPE}: monotone", "at least"),
-        Claim("budgets 0 to 8, every seed: how far accuracy lies outside b/8 + (1 - b/8)/5 and the same of b + 1, most", 0.0, _most(outside), 0.06, "derived; 0.06 is the prototype's room", "at most"),
-        Claim("the same against the prototype's curve, mean over seeds: largest gap", 0.0, _most(away), 0.08, _PROTOTYPE),
-        Claim("budget 8: accuracy, least", 0.97, _least(results.values("accuracy", **at, step=LONGEST)), 0.0, f"{_PROTOTYPE}: 1.0", "at least"),
-        Claim("budget 8: tokens used against additions of the chains, largest gap of means", 0.0, _most(used), 0.05, f"{_PROTOTYPE}: 4.52 and 4.52, it stops by itself"),
+        Claim("budgets 0 to 8: least rise of accuracy from one to the next, mean over seeds", 0.0, least(rises), 0.01, f"{_PROTOTYPE}: monotone", "at least"),
+        Claim("budgets 0 to 8, every seed: how far accuracy lies outside b/8 + (1 - b/8)/5 and the same of b + 1, most", 0.0, most(outside), 0.06, "derived; 0.06 is the prototype's room", "at most"),
+        Claim("the same against the prototype's curve, mean over seeds: largest gap", 0.0, most(away), 0.08, _PROTOTYPE),
+        Claim("budget 8: accuracy, least", 0.97, least(results.values("accuracy", **at, step=LONGEST)), 0.0, f"{_PROTOTYPE}: 1.0", "at least"),
+        Claim("budget 8: tokens used against additions of the chains, largest gap of means", 0.0, most(used), 0.05, f"{_PROTOTYPE}: 4.52 and 4.52, it stops by itself"),
         Claim("loss on the forced answer token: tokens thought under budget 8, sampled, fewer by", 0.5, early - forced, 0.0, "ours: it learns to stop where training was cut", "at least"),
         Claim("the same: sampled accuracy under budget 8 lost", 0.1, lost, 0.0, "ours", "at least"),
     ]  # fmt: skip
@@ -81,14 +80,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
         longer = results.mean("accuracy", experiment=THINKING, method="longer", step=0)
         made.append(Claim("trained three times as long: accuracy without a thought", 0.36, longer, 0.0, "ours: it adds more within the answer than the bound of b + 1 allows for", "at least"))  # fmt: skip
     return made
-
-
-def _least(values: list[float]) -> float:
-    return math.nan if not values or any(map(math.isnan, values)) else min(values)
-
-
-def _most(values: list[float]) -> float:
-    return math.nan if not values or any(map(math.isnan, values)) else max(values)
 
 
 def figures(results: Results) -> list[NamedFigure]:

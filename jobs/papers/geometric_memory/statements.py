@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jobs.claims import Claim, Results, Scale
+from jobs.claims import Claim, Results, Scale, least, most
 from jobs.papers.geometric_memory.drawings import last
 from jobs.papers.geometric_memory.names import (
     COMPLEXITY,
@@ -37,16 +37,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     return made + (_large(results) if scale == "paper" else [])
 
 
-def least(values: Sequence[float]) -> float:
-    """The smallest; NaN if there are none."""
-    return min(values, default=math.nan)
-
-
-def largest(values: Sequence[float]) -> float:
-    """The largest; NaN if there are none."""
-    return max(values, default=math.nan)
-
-
 def _end(results: Results, metric: str, experiment: str, **at: Any) -> list[float]:
     """Figures at the end of trainings."""
     return results.values(metric, experiment=experiment, environment="", **at)
@@ -69,7 +59,7 @@ def _paths(results: Results) -> list[Claim]:
     alone = least(_end(results, "first_token", HARDEST, path_weight=None))
     lookup = {"path_weight": 1.0}
     learned = least(_end(results, "train_first_token", HARDEST, **lookup))
-    held = largest(_end(results, "first_token", HARDEST, **lookup))
+    held = most(_end(results, "first_token", HARDEST, **lookup))
     made += [
         Claim("hardest token alone: held-out accuracy, least", 0.85, alone, 0.0, f"{_PROTOTYPE}: 0.88 to 1.00", "at least"),
         Claim("hardest token alone, path weight 1: accuracy on training arms", 0.99, learned, 0.0, f"{_PROTOTYPE}: 1.00", "at least"),
@@ -93,21 +83,21 @@ def _area(results: Results, pauses: int) -> float:
 def _controls(results: Results) -> list[Claim]:
     def both(experiment: str, words: str, **at: Any) -> list[Claim]:
         learned = least(_end(results, "train_full_path", experiment, **at))
-        held = largest(_end(results, "full_path", experiment, **at))
+        held = most(_end(results, "full_path", experiment, **at))
         return [
             Claim(f"{words}: full paths on training arms", 0.99, learned, 0.0, f"{_PROTOTYPE}: 1.00", "at least"),
             Claim(f"{words}: full paths on held-out arms", 0.05, held, 0.0, f"{_PROTOTYPE}: 0.00; paper: fails", "at most"),
         ]  # fmt: skip
 
     made = both(DIRECTION, "forward edges only", directions="forward")
-    nearest = largest(_end(results, "nearest", DIRECTION, directions="forward"))
+    nearest = most(_end(results, "nearest", DIRECTION, directions="forward"))
     made.append(Claim("forward edges only: leaves nearest the first node of their own arm, share", 0.2, nearest, 0.0, f"{_PROTOTYPE}: 0.04", "at most"))  # fmt: skip
     made += both(FROZEN, "frozen embeddings")
     recall = least(_end(results, "edge_recall", FROZEN))
     gap = results.mean("diagonal", experiment=FROZEN, environment="") - results.mean(
         "off diagonal", experiment=FROZEN, environment=""
     )
-    backward = largest(_end(results, "full_path", DIRECTION, directions="backward"))
+    backward = most(_end(results, "full_path", DIRECTION, directions="backward"))
     made += [
         Claim("frozen embeddings: edge recall, least", 0.9, recall, 0.0, f"{_PROTOTYPE}: 0.93", "at least"),
         Claim("frozen embeddings: cosine of a leaf with its own first node, above others", 0.0, gap, 0.05, _PROTOTYPE),
@@ -119,7 +109,7 @@ def _controls(results: Results) -> list[Claim]:
     made += [
         Claim("star of 50 trees, split by leaves: held-out accuracy of the first token", 0.2, least(split["leaf"]), 0.0, source, "at least"),
         Claim("star of 50 trees, split by first nodes: held-out accuracy of the first token", 0.2, least(split["first"]), 0.0, source, "at least"),
-        Claim("star of 50 trees: accuracy of the first token on held-out leaves less that on held-out first nodes", 0.0, least(split["leaf"]) - largest(split["first"]), 0.0, "paper: the latter are harder", "at least"),
+        Claim("star of 50 trees: accuracy of the first token on held-out leaves less that on held-out first nodes", 0.0, least(split["leaf"]) - most(split["first"]), 0.0, "paper: the latter are harder", "at least"),
         Claim("star of 50 trees: full paths on held-out leaves less those on held-out first nodes", 0.0, full["leaf"] - full["first"], 0.0, "paper: the latter are harder", "at least"),
     ]  # fmt: skip
     return made
@@ -137,7 +127,7 @@ def _edges(results: Results) -> list[Claim]:
     return [
         *made,
         Claim("edges alone: edge recall, least", 1.0, least(results.values("edge_recall", **at)), 0.0, _PROTOTYPE),
-        Claim("edges alone: cosine with the first nodes of other arms, largest mean", 0.0, largest(results.values("off diagonal", **at)), 0.0, f"{_PROTOTYPE}: -0.11, -0.13", "at most"),
+        Claim("edges alone: cosine with the first nodes of other arms, largest mean", 0.0, most(results.values("off diagonal", **at)), 0.0, f"{_PROTOTYPE}: -0.11, -0.13", "at most"),
         Claim("edges alone: leaves nearest the first node of their own arm, least share", 0.95, least(results.values("nearest", **at)), 0.0, f"{_PROTOTYPE}: 1.00; {shown}", "at least"),
         Claim("edges alone, Mamba: leaves nearest the first node of their own arm, share", 0.95, least(results.values("nearest", **mamba)), 0.0, f"{_PROTOTYPE}: 1.00; {shown}", "at least"),
         Claim("edges alone, Mamba: cosine with the own arm's first node, above others", 0.3, gap, 0.0, f"{_PROTOTYPE}: 0.40", "at least"),
@@ -150,9 +140,9 @@ def _context(results: Results) -> list[Claim]:
         at = {"experiment": IN_CONTEXT, "arms": arms, "reverse": False}
         easy = [value for place in (0, 2, 3, 4) for value in results.values(f"token_{place}", **at)]
         first = results.values("token_1", **at)
-        off = largest([abs(value - 1 / arms) for value in first])
+        off = most([abs(value - 1 / arms) for value in first])
         full = results.values("full_path", **at)
-        apart = largest([abs(a - b) for a, b in zip(first, full, strict=True)])
+        apart = most([abs(a - b) for a, b in zip(first, full, strict=True)])
         back = least(results.values("full_path", **{**at, "reverse": True}))
         words = f"in context, {arms} arms of 5"
         made += [
@@ -172,7 +162,7 @@ def _spectra(results: Results) -> list[Claim]:
     errors = results.values("gradient error", experiment=NODE2VEC)
     exact = results.mean("spectrum error", **_of("cycle"))
     made = [
-        Claim("Node2Vec: autograd's gradient less C V, largest entry", 1e-12, largest(errors), 0.0, f"derived; {_PROTOTYPE}: 2e-15", "at most"),
+        Claim("Node2Vec: autograd's gradient less C V, largest entry", 1e-12, most(errors), 0.0, f"derived; {_PROTOTYPE}: 2e-15", "at most"),
         Claim("cycle of 15: eigenvalues of -L less -2 + 2 cos(2 pi k / n), largest", 1e-12, exact, 0.0, "derived", "at most"),
     ]  # fmt: skip
     known = (

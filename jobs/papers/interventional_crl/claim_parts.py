@@ -17,16 +17,6 @@ def claim(
     return Claim(name, reference, measured, tolerance, source, relation)
 
 
-def least(values: Sequence[float]) -> float:
-    """Smallest value; NaN of none."""
-    return min(values, default=math.nan)
-
-
-def most(values: Sequence[float]) -> float:
-    """Largest value; NaN of none."""
-    return max(values, default=math.nan)
-
-
 def share(values: Sequence[bool]) -> float:
     """Share that is true; NaN of none."""
     return sum(values) / len(values) if values else math.nan

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from jobs.claims import Claim, Results
-from jobs.papers.interventional_crl.claim_parts import PROTOTYPE, claim, difference, least, most
+from jobs.claims import Claim, Results, least, most
+from jobs.papers.interventional_crl.claim_parts import PROTOTYPE, claim, difference
 from jobs.papers.interventional_crl.names import (
     BALLS,
     BROKEN,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.claims import Claim, Results
-from jobs.papers.interventional_crl.claim_parts import PROTOTYPE, claim, least, most
+from jobs.claims import Claim, Results, least, most
+from jobs.papers.interventional_crl.claim_parts import PROTOTYPE, claim
 from jobs.papers.interventional_crl.names import (
     BALLS,
     CLOSED,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.claims import Claim, Results, Scale
-from jobs.papers.interventional_crl.claim_parts import PROTOTYPE, claim, least, most, share
+from jobs.claims import Claim, Results, Scale, least, most
+from jobs.papers.interventional_crl.claim_parts import PROTOTYPE, claim, share
 from jobs.papers.interventional_crl.limits import broken, overfitting, paper_sizes, sizes
 from jobs.papers.interventional_crl.names import CONTRASTIVE, EXACT, LBFGS, LINEAR, NETWORK
 from jobs.papers.interventional_crl.rivals import rivals

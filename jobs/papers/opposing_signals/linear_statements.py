@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobs.claims import Claim, Results
+from jobs.claims import Claim, Results, most
 from jobs.papers.opposing_signals.names import BETAS, EDGE, FACTORS, LINEAR, PRODUCTS, RESCALED, SIMULATED
 
 _PROTOTYPE = "ours, reference prototype"
@@ -86,11 +86,6 @@ def _equalities(results: Results) -> list[Claim]:
 
 def _at_most(name: str, reference: float, measured: float, source: str = "derived") -> Claim:
     return Claim(name, reference, measured, 0.0, source, "at most")
-
-
-def most(values: list[float]) -> float:
-    """The largest; NaN of none."""
-    return max(values, default=float("nan"))
 
 
 def least_of(values: list[float]) -> float:

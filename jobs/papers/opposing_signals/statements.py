@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from jobs.claims import Claim, Relation, Results, Scale
-from jobs.papers.opposing_signals.linear_statements import exact, least_of, most
+from jobs.claims import Claim, Relation, Results, Scale, mean, most
+from jobs.papers.opposing_signals.linear_statements import exact, least_of
 from jobs.papers.opposing_signals.names import FOLLOWED, LATE, MODES, MOVED, NATURAL, OPTIMIZERS, PLANTED, SETTLED
 
 _PROTOTYPE = "ours, reference prototype"
@@ -50,7 +50,7 @@ def _sharpness(results: Results) -> list[Claim]:
         Claim(
             f"planted digits, {words[mode]}: largest sharpness, mean",
             middle,
-            _STABLE * _mean(largest[mode]),
+            _STABLE * mean(largest[mode]),
             spread,
             _PROTOTYPE,
         )
@@ -71,8 +71,8 @@ def _groups(results: Results) -> list[Claim]:
         return results.values(metric, **_SIGNAL, method=mode, environment="")
 
     moving = f"steps that move both groups' losses by more than {MOVED}"
-    rising = _mean(values("fraction up when the loss rises"))
-    mass = _mean(values("mass of the first layer"))
+    rising = mean(values("fraction up when the loss rises"))
+    mass = mean(values("mass of the first layer"))
     return [
         _least(
             "planted digits: share of the 20 that rise most that is planted",
@@ -197,7 +197,7 @@ def best_setting(results: Results, name: str, mode: str) -> tuple[str, float]:
     for row in rows:
         finals.setdefault(row["environment"], []).append(row["value"])
     # A setting that diverges with a seed has no figure there, and is not the best.
-    means = [(_mean(values), setting) for setting, values in finals.items() if len(values) == len(seeds)]
+    means = [(mean(values), setting) for setting, values in finals.items() if len(values) == len(seeds)]
     loss, setting = min(means, default=(math.nan, ""))
     return setting, loss
 
@@ -236,7 +236,7 @@ def _optimizers(results: Results) -> list[Claim]:
 def _sweep(results: Results) -> list[Claim]:
     made = []
     for m in (10, 30, 60):
-        sizes = [_mean(_largest(results, "opposing", m=m, magnitude=magnitude)) for magnitude in (20.0, 2.5)]
+        sizes = [mean(_largest(results, "opposing", m=m, magnitude=magnitude)) for magnitude in (20.0, 2.5)]
         words = f"planted digits, {m} in a group: largest sharpness, signal of length 20 over one of length 2.5"
         made.append(Claim(words, 1.0, sizes[0] / sizes[1], 0.0, "ours", "at least"))
     return made
@@ -248,10 +248,6 @@ def _least(name: str, reference: float, values: list[float], source: str) -> Cla
 
 def _most(name: str, reference: float, values: list[float], source: str) -> Claim:
     return Claim(f"{name}, largest", reference, most(values), 0.0, source, "at most")
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _median(values: list[float]) -> float:

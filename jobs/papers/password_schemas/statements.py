@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from jobs.claims import Claim, Results, Scale
+from jobs.claims import Claim, Results, Scale, least, most
 from jobs.papers.password_schemas.names import (
     EASY,
     EFFORT,
@@ -40,16 +39,6 @@ def claims(results: Results, scale: Scale) -> list[Claim]:
     ]
     made += [*_hidden(results), *_easy(results), *_ordered(results), *_properties(results)]
     return made + (_larger(results) if scale == "paper" else [])
-
-
-def least(values: Sequence[float]) -> float:
-    """The smallest; NaN if there are none."""
-    return min(values, default=math.nan)
-
-
-def largest(values: Sequence[float]) -> float:
-    """The largest; NaN if there are none."""
-    return max(values, default=math.nan)
 
 
 def curve(
@@ -95,13 +84,13 @@ def _running(results: Results) -> list[Claim]:
         (12, expected_distinct(12), "9.8, the expected number of distinct letters"),
     ):
         pairs, shares = curve(results, "running-sum", f"letters-{length}")
-        model = largest([abs(s - coverage_model(length, m, distinct)) for m, s in zip(pairs, shares, strict=True)])
-        exact = largest([abs(s - coverage(length, m)) for m, s in zip(pairs, shares, strict=True)])
+        model = most([abs(s - coverage_model(length, m, distinct)) for m, s in zip(pairs, shares, strict=True)])
+        exact = most([abs(s - coverage(length, m)) for m, s in zip(pairs, shares, strict=True)])
         made += [
             Claim(f"running-sum, {length} letters: success less (1-(25/26)^({length} m))^d, d = {told}, largest", 0.0, model, 0.1, _PROTOTYPE),
             Claim(f"running-sum, {length} letters: success less the exact chance that all letters have leaked, largest", 0.0, exact, 0.1, "derived"),
         ]  # fmt: skip
-    memory = largest(curve(results, "running-sum", "letters-8", "memory")[1])
+    memory = most(curve(results, "running-sum", "letters-8", "memory")[1])
     made.append(Claim("running-sum: success of an adversary that only remembers, largest", 0.0, memory, 0.0, "derived"))
     return made
 
@@ -127,7 +116,7 @@ def _words(results: Results) -> list[Claim]:
             "environment": "rank",
         }
         for prime, rank in zip((2, 5), ranks, strict=True):
-            found = largest(results.values(f"most rank modulo {prime}", **at))
+            found = most(results.values(f"most rank modulo {prime}", **at))
             low = least(results.values(f"least rank modulo {prime}", **at))
             made.append(
                 Claim(
@@ -163,7 +152,7 @@ def _hash(results: Results) -> list[Claim]:
     return [
         *_quality(results, "mental-hash", "8 letters", "letters-8", (8, 13), 1),
         *_quality(results, "mental-hash", "12 letters", "letters-12", (6, 9), 1),
-        Claim("linear attack on all direct schemas: share of wrong answers, largest", 0.0, largest(wrong), 0.0, f"derived; {_PROTOTYPE}"),
+        Claim("linear attack on all direct schemas: share of wrong answers, largest", 0.0, most(wrong), 0.0, f"derived; {_PROTOTYPE}"),
         Claim("8 letters: pairs that the secret permutation adds at nine tenths, mental-hash less running-sum", 0.0, gap[0.9], 1.0, f"{_PROTOTYPE}: buys nothing"),
         Claim("8 letters: pairs that it adds at one half", 0.0, gap[0.5], 1.0, f"{_PROTOTYPE}: buys nothing"),
     ]  # fmt: skip
@@ -204,14 +193,14 @@ def _unlimited(results: Results) -> list[Claim]:
                 source,
             )
         )
-    wrong = largest(results.values("wrong", experiment=EXACT))
+    wrong = most(results.values("wrong", experiment=EXACT))
     made.append(
         Claim("unlimited adversary and linear attack: wrong answers, largest number", 0.0, wrong, 0.0, "derived")
     )
     hash_rows = {"experiment": PROOF, "method": "mental-hash"}
     by_proof = {(row["seed"], row["step"]): row["value"] for row in results.rows(metric="pairs", **hash_rows)}
     by_keys = {(row["seed"], row["step"]): row["value"] for row in results.rows(metric="pairs, all keys", **hash_rows)}
-    apart = largest([abs(by_proof[at] - by_keys.get(at, math.nan)) for at in by_proof])
+    apart = most([abs(by_proof[at] - by_keys.get(at, math.nan)) for at in by_proof])
     made.append(
         Claim(
             "mental-hash: pairs until a response is determined, CP-SAT's proof less all keys gone through, largest difference",
@@ -231,7 +220,7 @@ def _hidden(results: Results) -> list[Claim]:
         return results.mean(metric, **at, environment="", step=step)
 
     second = {**at, "attack": "glucose", "environment": ""}
-    seconds = largest(results.values("deterministic seconds", **{**at, "environment": "solver"}))
+    seconds = most(results.values("deterministic seconds", **{**at, "environment": "solver"}))
     proven = results.values("pairs", experiment=PROOF, method="skip-sum")
     two = {
         "experiment": QUALITY,
@@ -264,7 +253,7 @@ def _easy(results: Results) -> list[Claim]:
     all_solved = [
         value for times in (1, 1.5, 4) for value in searches(results, "solved", EASY, int(times * n), seed=(0, 1, 2))
     ]
-    seconds = largest(
+    seconds = most(
         [
             value
             for times in (1, 1.5, 4)
@@ -320,7 +309,7 @@ def _ordered(results: Results) -> list[Claim]:
         Claim(
             f"{words('pointer-sum-2-2-14', 28)}, key 0: solved within {HARD_LIMIT:g} deterministic seconds (unsolved is not secure)",
             0.0,
-            largest(solved),
+            most(solved),
             0.0,
             f"{_PROTOTYPE}: unsolved",
         )
@@ -365,7 +354,7 @@ def _larger(results: Results) -> list[Claim]:
             Claim(
                 f"{words(name, pairs)}, key 0: solved within {LONG_LIMIT:g} deterministic seconds (unsolved is not secure)",
                 expected,
-                largest(found),
+                most(found),
                 0.0,
                 f"{_PROTOTYPE}: {told}",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from jobs.claims import Claim, Relation, Results, Scale
+from jobs.claims import Claim, Relation, Results, Scale, mean
 from jobs.papers.polca.names import ADDITION, FULL, FULL_TABLE, IDENTITIES, INTERVALS, PLANTED, TEXT
 
 _PROTOTYPE = "ours, reference prototype"
@@ -102,7 +102,7 @@ def _planted(results: Results) -> list[Claim]:
         Claim(
             f"{words}: F1, Hessian basis above shuffled checkpoints, mean",
             0.0,
-            _mean(values("f1", "hessian")) - _mean(values("f1", "shuffled")),
+            mean(values("f1", "hessian")) - mean(values("f1", "shuffled")),
             0.0,
             "paper's order in addition: 0.973 and 0.856",
             "at least",
@@ -110,7 +110,7 @@ def _planted(results: Results) -> list[Claim]:
         Claim(
             f"{words}: F1, Hessian basis above Fisher, mean",
             0.0,
-            _mean(values("f1", "hessian")) - _mean(results.values("f1", experiment=PLANTED, method="fisher")),
+            mean(values("f1", "hessian")) - mean(results.values("f1", experiment=PLANTED, method="fisher")),
             0.0,
             "paper's order in addition: 0.973 and 0.664",
             "at least",
@@ -118,7 +118,7 @@ def _planted(results: Results) -> list[Claim]:
         Claim(
             f"{words}: F1, trapezoid above first order, mean",
             0.0,
-            _mean(values("f1", "hessian")) - _mean(values("f1", "hessian", "1")),
+            mean(values("f1", "hessian")) - mean(values("f1", "hessian", "1")),
             0.0,
             "paper's order in addition: 0.973 and 0.948",
             "at least",
@@ -137,10 +137,6 @@ def _planted(results: Results) -> list[Claim]:
             name = f"{words}: share of the loss change captured, {method} basis, {'least' if bar == low else 'most'}"
             made.append(Claim(name, bar, value, 0.0, f"{_PROTOTYPE}: {proto}", side))  # type: ignore[arg-type]
     return made
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _intervals(results: Results) -> list[Claim]:
@@ -170,7 +166,7 @@ def _training(results: Results) -> list[Claim]:
         Claim(
             "addition, seeds 0 to 2: digits are learned in the order 1000s, 100s, then 10s and 1s: share of seeds",
             1.0,
-            _mean(ordered),
+            mean(ordered),
             0.0,
             _PROTOTYPE,
         )

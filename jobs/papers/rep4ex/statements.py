@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from jobs.claims import Claim, Results, Scale
+from jobs.claims import Claim, Results, Scale, least, mean, most
 from jobs.papers.rep4ex.names import (
     ALPHA,
     ASSUMPTIONS,
@@ -73,23 +73,23 @@ def _curve(results: Results) -> list[Claim]:
         return results.values(metric, **at, environment=name)
 
     words = "one action, gamma 1.2: squared error outside the support"
-    mmr, mlp = _mean(outside(MMR)), _mean(outside(MLP))
+    mmr, mlp = mean(outside(MMR)), mean(outside(MLP))
     both = "outside, networks"
     return [
         Claim("one action: variance of the true curve on [-2.5, 2.5]", 1.20, results.mean("variance", **at), 0.03, "derived"),
-        Claim("one action, gamma 1.2, true Z: squared error inside the support, largest", 0.02, _largest(results.values("inside", **at, environment=ORACLE)), 0.0, "derived; threshold ours", "at most"),
-        Claim(f"{words}, true Z", 0.011, _mean(outside(ORACLE)), 0.03, _PROTOTYPE),
+        Claim("one action, gamma 1.2, true Z: squared error inside the support, largest", 0.02, most(results.values("inside", **at, environment=ORACLE)), 0.0, "derived; threshold ours", "at most"),
+        Claim(f"{words}, true Z", 0.011, mean(outside(ORACLE)), 0.03, _PROTOTYPE),
         Claim(f"{words}, AE-MMR, median", 0.25, _median(outside(MMR)), 0.0, _PROTOTYPE + ": 0.065 over six seeds", "at most"),
         Claim(f"{words}, MLP on A", 0.80, mlp, 0.3, _PROTOTYPE),
-        Claim(f"{words}, OLS on A", 2.4, _mean(outside(OLS)), 0.6, _PROTOTYPE),
-        Claim(f"{words}, no control", 8.0, _mean(outside(NO_CONTROL)), 1.0, _PROTOTYPE),
-        Claim(f"{words}, AE-Vanilla", 0.5, _mean(outside(VANILLA)), 0.0, _PROTOTYPE + ": 1.0 and 6.7", "at least"),
+        Claim(f"{words}, OLS on A", 2.4, mean(outside(OLS)), 0.6, _PROTOTYPE),
+        Claim(f"{words}, no control", 8.0, mean(outside(NO_CONTROL)), 1.0, _PROTOTYPE),
+        Claim(f"{words}, AE-Vanilla", 0.5, mean(outside(VANILLA)), 0.0, _PROTOTYPE + ": 1.0 and 6.7", "at least"),
         Claim("the same: AE-MMR over MLP on A", 0.5, _ratio(mmr, mlp), 0.0, _MEMORY, "at most"),
-        Claim("the same: AE-MMR over AE-Vanilla", 0.5, _ratio(mmr, _mean(outside(VANILLA))), 0.0, _PROTOTYPE, "at most"),
-        Claim(f"{words}, true Z, two networks in the second stage", 0.003, _mean(outside(ORACLE, both)), 0.02, _PROTOTYPE),
+        Claim("the same: AE-MMR over AE-Vanilla", 0.5, _ratio(mmr, mean(outside(VANILLA))), 0.0, _PROTOTYPE, "at most"),
+        Claim(f"{words}, true Z, two networks in the second stage", 0.003, mean(outside(ORACLE, both)), 0.02, _PROTOTYPE),
         Claim(f"{words}, AE-MMR, two networks, median", 0.05, _median(outside(MMR, both)), 0.05, _PROTOTYPE),
-        Claim("one action, true Z: squared error of E[Y | X, do(A = 2)], largest", 0.3, _largest(results.values("conditional", **at)), 0.0, _PROTOTYPE + ": 0.06 to 0.10", "at most"),
-        Claim("one action: reconstruction error of AE-MMR, largest", 0.01, _largest(results.values("reconstruction", **at, environment=MMR)), 0.0, "ours: more means a folded encoder", "at most"),
+        Claim("one action, true Z: squared error of E[Y | X, do(A = 2)], largest", 0.3, most(results.values("conditional", **at)), 0.0, _PROTOTYPE + ": 0.06 to 0.10", "at most"),
+        Claim("one action: reconstruction error of AE-MMR, largest", 0.01, most(results.values("reconstruction", **at, environment=MMR)), 0.0, "ours: more means a folded encoder", "at most"),
     ]  # fmt: skip
 
 
@@ -116,25 +116,25 @@ def _strengths(results: Results) -> list[Claim]:
 
     made = []
     for alpha, figure, tolerance in zip(STRENGTHS, (0.52, 0.88, 0.98, 0.996), (0.3, 0.08, 0.02, 0.01), strict=True):
-        found = _mean(score(f"R2 {MMR}", alpha, seed=0))
+        found = mean(score(f"R2 {MMR}", alpha, seed=0))
         made.append(Claim(f"two actions, alpha {alpha:g}, seed 0: R^2 of AE-MMR", figure, found, tolerance, _PROTOTYPE))
-        found = _mean(score(f"R2 {VANILLA}", alpha, seed=0))
+        found = mean(score(f"R2 {VANILLA}", alpha, seed=0))
         made.append(Claim(f"two actions, alpha {alpha:g}, seed 0: R^2 of AE-Vanilla", 0.785, found, 0.06, _PROTOTYPE))
     strong, none = 2.0, 0.0
     gaps = [a - b for a, b in zip(score(f"R2 {MMR}", strong), score(f"R2 {VANILLA}", strong), strict=False)]
     gain = [a - b for a, b in zip(score(f"R2 {MMR}", none), score(f"R2 {VANILLA}", none), strict=False)]
-    rises = [_mean(score(f"R2 {MMR}", alpha)) for alpha in STRENGTHS]
+    rises = [mean(score(f"R2 {MMR}", alpha)) for alpha in STRENGTHS]
     steps = [b - a for a, b in zip(rises, rises[1:], strict=False)]
     return [
         *made,
-        Claim("two actions, alpha 2: R^2 of AE-MMR, least over seeds", 0.96, _least(score(f"R2 {MMR}", strong)), 0.0, _PROTOTYPE + ": 0.978 to 0.991", "at least"),
-        Claim("two actions, alpha 2: R^2 of AE-MMR less AE-Vanilla's, least over seeds", 0.1, _least(gaps), 0.0, _PROTOTYPE, "at least"),
-        Claim("two actions, alpha 0: R^2 of AE-MMR less AE-Vanilla's", 0.05, _mean(gain), 0.0, "derived: nothing identifies", "at most"),
-        Claim("two actions: R^2 of AE-MMR grows with alpha, least step", 0.0, _least(steps), 0.0, _MEMORY, "at least"),
-        Claim("two actions, alpha 2, fresh rows: linearity ratio of the true Z", 1.07, _mean(score(f"ratio {ORACLE}", strong, seed=0)), 0.2, _PROTOTYPE),
-        Claim("the same: of AE-MMR, largest", 3.0, _largest(score(f"ratio {MMR}", strong)), 0.0, _PROTOTYPE + ": 1.28", "at most"),
-        Claim("the same: of AE-Vanilla, least", 5.0, _least(score(f"ratio {VANILLA}", strong)), 0.0, _PROTOTYPE + ": 11.1", "at least"),
-        Claim("alpha 0: linearity ratio of AE-Vanilla, which says nothing there", 3.0, _largest(score(f"ratio {VANILLA}", none)), 0.0, _PROTOTYPE + ": 0.8", "at most"),
+        Claim("two actions, alpha 2: R^2 of AE-MMR, least over seeds", 0.96, least(score(f"R2 {MMR}", strong)), 0.0, _PROTOTYPE + ": 0.978 to 0.991", "at least"),
+        Claim("two actions, alpha 2: R^2 of AE-MMR less AE-Vanilla's, least over seeds", 0.1, least(gaps), 0.0, _PROTOTYPE, "at least"),
+        Claim("two actions, alpha 0: R^2 of AE-MMR less AE-Vanilla's", 0.05, mean(gain), 0.0, "derived: nothing identifies", "at most"),
+        Claim("two actions: R^2 of AE-MMR grows with alpha, least step", 0.0, least(steps), 0.0, _MEMORY, "at least"),
+        Claim("two actions, alpha 2, fresh rows: linearity ratio of the true Z", 1.07, mean(score(f"ratio {ORACLE}", strong, seed=0)), 0.2, _PROTOTYPE),
+        Claim("the same: of AE-MMR, largest", 3.0, most(score(f"ratio {MMR}", strong)), 0.0, _PROTOTYPE + ": 1.28", "at most"),
+        Claim("the same: of AE-Vanilla, least", 5.0, least(score(f"ratio {VANILLA}", strong)), 0.0, _PROTOTYPE + ": 11.1", "at least"),
+        Claim("alpha 0: linearity ratio of AE-Vanilla, which says nothing there", 3.0, most(score(f"ratio {VANILLA}", none)), 0.0, _PROTOTYPE + ": 0.8", "at most"),
     ]  # fmt: skip
 
 
@@ -143,15 +143,15 @@ def _plane(results: Results) -> list[Claim]:
         return results.values(name, experiment=ALPHA, environment="alpha=2", **more)
 
     words = "two actions, alpha 2, seed 1, 1 < max |a*| <= 1.75: squared error, share of the variance,"
-    variance, made = _mean(outside("variance", seed=1)), []
+    variance, made = mean(outside("variance", seed=1)), []
     for name, figure in ((ORACLE, 0.074), (MMR, 0.147), (MLP, 0.77)):
-        share = _ratio(_mean(outside(f"outside {name}", seed=1)), variance)
+        share = _ratio(mean(outside(f"outside {name}", seed=1)), variance)
         made.append(Claim(f"{words} {name}", figure, share, 0.3, _PROTOTYPE + ", another outcome"))
-    mmr = _mean(outside(f"outside {MMR}", seed=1))
+    mmr = mean(outside(f"outside {MMR}", seed=1))
     for name in (OLS, NO_CONTROL, VANILLA):
-        times = _ratio(_mean(outside(f"outside {name}", seed=1)), mmr)
+        times = _ratio(mean(outside(f"outside {name}", seed=1)), mmr)
         made.append(Claim(f"the same: {name} over AE-MMR", 2.0, times, 0.0, _PROTOTYPE, "at least"))
-    mlp = _mean(outside(f"outside {MLP}", seed=1))
+    mlp = mean(outside(f"outside {MLP}", seed=1))
     made.append(
         Claim("two actions, alpha 2, seed 1: AE-MMR over MLP on A", 0.5, _ratio(mmr, mlp), 0.0, _MEMORY, "at most")
     )
@@ -190,7 +190,7 @@ def _study(results: Results) -> list[Claim]:
     words = (
         "lambda and bandwidth chosen by held-out reconstruction + 30 Q: R^2 lost against the best of the grid, largest"
     )
-    return [Claim(words, 0.03, _largest(regrets), 0.0, "ours", "at most")]
+    return [Claim(words, 0.03, most(regrets), 0.0, "ours", "at most")]
 
 
 def _confounding(results: Results) -> list[Claim]:
@@ -201,7 +201,7 @@ def _confounding(results: Results) -> list[Claim]:
     steps = [b - a for a, b in zip(errors, errors[1:], strict=False)]
     gap = abs(outside(NO_CONTROL, 0.0) - outside(MMR, 0.0))
     return [
-        Claim("one action: without control the error grows with confounding, least step", 0.0, _least(steps), 0.0, "derived", "at least"),
+        Claim("one action: without control the error grows with confounding, least step", 0.0, least(steps), 0.0, "derived", "at least"),
         Claim("one action, no confounding: with and without control differ by", 0.05, gap, 0.0, "derived; threshold ours", "at most"),
         Claim("one action, confounding 2: squared error outside the support, AE-MMR", 0.3, outside(MMR, 2.0), 0.0, "ours", "at most"),
     ]  # fmt: skip
@@ -228,27 +228,15 @@ def _sprites(results: Results) -> list[Claim]:
     gaps = [a - b for a, b in zip(found("R2", MMR), found("R2", VANILLA), strict=True)]
     words = "a digit of MNIST at place Z, two actions, alpha 2"
     return [
-        Claim(f"{words}: R^2 of AE-MMR, least over seeds", 0.98, _least(found("R2", MMR)), 0.0, "ours", "at least"),
-        Claim("the same: R^2 of AE-MMR less AE-Vanilla's, least over seeds", 0.0, _least(gaps), 0.0, "ours", "at least"),
-        Claim("the same: linearity ratio of AE-MMR, largest", 3.0, _largest(found("ratio", MMR)), 0.0, "ours", "at most"),
-        Claim("the same: reconstruction error of AE-MMR, largest", 0.01, _largest(found("reconstruction", MMR)), 0.0, "ours: more means a folded encoder", "at most"),
+        Claim(f"{words}: R^2 of AE-MMR, least over seeds", 0.98, least(found("R2", MMR)), 0.0, "ours", "at least"),
+        Claim("the same: R^2 of AE-MMR less AE-Vanilla's, least over seeds", 0.0, least(gaps), 0.0, "ours", "at least"),
+        Claim("the same: linearity ratio of AE-MMR, largest", 3.0, most(found("ratio", MMR)), 0.0, "ours", "at most"),
+        Claim("the same: reconstruction error of AE-MMR, largest", 0.01, most(found("reconstruction", MMR)), 0.0, "ours: more means a folded encoder", "at most"),
     ]  # fmt: skip
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else math.nan
-
-
-def _largest(values: Sequence[float]) -> float:
-    return max(values, default=math.nan)
-
-
-def _least(values: Sequence[float]) -> float:
-    return min(values, default=math.nan)
 
 
 def _ratio(above: float, below: float) -> float:
