@@ -469,7 +469,7 @@ def test_real_encoders_on_two_ray_workers_give_what_one_process_gives(photos, ra
     found = []
     for workers in (0, 1, 2):
         out = str(tmp_path / f"{workers}.parquet")
-        assert main([str(photos), *encoders_of_both, "--out", out, "--workers", str(workers)]) == 0
+        assert main([str(photos / "captions.csv"), *encoders_of_both, "--out", out, "--workers", str(workers)]) == 0
         found.append(read_pairs(out))
     for pairs in found[1:]:
         assert pairs.captions == found[0].captions
