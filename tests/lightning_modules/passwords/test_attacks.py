@@ -275,6 +275,14 @@ def test_leaks_until_determined_are_found_by_bisection():
         assert found.exact
 
 
+def test_a_response_that_no_secret_enters_is_determined_by_no_pair():
+    schema = OwnSchema("own", {"f": "letters"}, "0 * f(letter) + position")
+    _, pairs, asked, truth = leak(schema, 0, 3, tests=1)
+    found = pairs_until_determined(ConstraintAttack(schema), pairs, asked[0], truth[0])
+    assert (found.pairs, found.possible_before) == (0.0, -1)
+    assert found.exact
+
+
 def test_what_the_limit_leaves_open_is_unsolved_and_carries_its_limit():
     schema = make_schema("two-pass-mental-hash")
     _, pairs, asked, truth = leak(schema, 0, 12, tests=3)

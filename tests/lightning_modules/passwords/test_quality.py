@@ -115,6 +115,7 @@ def test_curves_become_arrow_tables():
 
 def test_quality_is_the_first_number_of_pairs_that_reaches_a_share():
     assert quality([1, 2, 3], [0.2, 0.6, 0.55], 0.5) == 2
+    assert quality([1, 2, 3], [0.2, 0.5, 0.55], 0.5) == 2
     assert quality([1, 2, 3], [0.2, 0.6, 0.55], 0.9) == math.inf
     for p in (0, -1, 1.5):
         with pytest.raises(InputError, match="is no share"):
